@@ -1,0 +1,42 @@
+# The commands of gen_jax. Each sets up what it needs in $(VENV) first.
+#   make run        train the VAE on the embedded images, and say where the pictures are
+#   make test       lint, types, layers and the tests
+#   make test-all   also the slow tests
+#   make bench      the benchmark table
+# Variables: PYTHON (the interpreter that makes the environment), VENV (its folder), ARGS (passed on).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run setup test test-all lint bench
+
+run: $(VENV)/installed
+	$(BIN)/python -m experiments.vae --workdir=runs/vae $(ARGS)
+
+setup: $(VENV)/installed $(VENV)/installed-test
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -m "not slow" $(ARGS)
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2 --dist=worksteal $(ARGS)
+
+bench: setup
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m experiments.benchmarks $(ARGS)

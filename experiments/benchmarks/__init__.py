@@ -1,0 +1,1 @@
+"""What the code costs: `python -m experiments.benchmarks` measures and prints one table."""

@@ -1,0 +1,192 @@
+"""The command line of every experiment: flags in, one of three modes out."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from gen_jax import config as config_lib
+from gen_jax import rng, run, runtime
+from gen_jax.contracts import Grid, UserError
+from gen_jax.train import loop, workdir, writer
+
+MODES = ("train", "eval", "sample")
+
+
+def main(name: str, argv: Sequence[str] | None = None) -> None:
+    """Runs one experiment from the command line and exits; what a user can cause is one sentence and status 1.
+
+    Args:
+      name: of the experiment's module.
+      argv: the arguments, without the program's name; `sys.argv` by default.
+    """
+    try:
+        _main(name, list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the same command continues from the last checkpoint.")
+
+
+def _main(name: str, argv: list[str]) -> None:
+    module = run.find_experiment(name)
+    options, config_arguments = _parse(argv, name, str(module.__doc__))
+    runtime.configure()
+    if options.distributed:
+        runtime.initialize_distributed(options.coordinator or None, options.num_processes, options.process_id)
+    folder = options.workdir or str(pathlib.Path("runs") / "_".join([name, options.preset][: 1 + (options.preset != "default")]))
+
+    if options.mode == "train":
+        config = _override(module.get_config(options.preset), config_arguments)
+        _set_data_dir(config, options.data_dir)
+        module.validate(config)
+        if options.dry_run:
+            _dry_run(module.build(config), config)
+        else:
+            _train(module, config, folder)
+        return
+    loaded = _load(folder, name, module, config_arguments, options.data_dir)
+    if options.mode == "eval":
+        _evaluate(loaded)
+    else:
+        _sample(loaded, options.seed, options.num)
+
+
+def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list[str]]:
+    """Splits the arguments into our flags and the `--config.` ones."""
+    values = flags.FlagValues()
+    define: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("workdir", "", "The folder of the run; runs/<experiment>[_<preset>] by default.", **define)
+    flags.DEFINE_string("preset", "default", "Which config to start from; the docstring names them.", **define)
+    flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.", **define)
+    flags.DEFINE_string("data_dir", "", "Where data files are looked for first; config.data.dir.", **define)
+    flags.DEFINE_bool("dry_run", False, "Print the resolved config and the parameter table, and stop.", **define)
+    flags.DEFINE_integer("seed", 0, "Of --mode=sample.", lower_bound=0, **define)
+    flags.DEFINE_integer("num", 64, "How many samples --mode=sample draws.", lower_bound=1, **define)
+    flags.DEFINE_bool("distributed", False, "Join the other processes of a pod first.", **define)
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, outside of a TPU pod or Slurm.", **define)
+    flags.DEFINE_integer("num_processes", None, "Likewise.", **define)
+    flags.DEFINE_integer("process_id", None, "Likewise.", **define)
+    is_config = [re.match(r"--?(no)?config\b", argument) is not None for argument in argv]
+    ours = [argument for argument, other in zip(argv, is_config, strict=True) if not other]
+    if any(argument in ("-h", "--help", "--helpfull", "--helpshort", "-help") for argument in ours):
+        print(f"{doc}\nFlags (and --config.KEY=VALUE for every key that --dry_run prints):\n{values.get_help()}")
+        sys.exit(0)
+    try:
+        rest = values([name, *ours])
+    except flags.Error as error:
+        raise UserError(f"{_first_line(error)}; --help lists all flags.") from error
+    if len(rest) > 1:
+        raise UserError(f"The argument '{rest[1]}' is not understood; flags begin with --, like --workdir=DIR.")
+    if values.mode not in MODES:
+        raise UserError(f"There is no --mode={values.mode}{config_lib.suggestion(values.mode, MODES)}; expected one of {', '.join(MODES)}.")
+    return values, [argument for argument, other in zip(argv, is_config, strict=True) if other]
+
+
+def _override(config: ConfigDict, arguments: list[str]) -> ConfigDict:
+    """Applies `--config.a.b=value` arguments by ml_collections' flags, after a look at the keys."""
+    known = config_lib.flatten(config)
+    for argument in arguments:
+        match = re.fullmatch(r"--?(?:no)?config\.([\w.]+)(=.*)?", argument, re.DOTALL)
+        if match is None or (match[2] is None and not isinstance(known.get(match[1]), bool)):
+            raise UserError(f"The argument '{argument}' is not understood; write --config.KEY=VALUE.")
+        if match[1] not in known:
+            near = config_lib.suggestion(match[1], known)
+            raise UserError(f"The config has no key '{match[1]}'{near}; --dry_run prints all keys.")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    try:
+        values(["config", *arguments])
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(f"{_first_line(error)}; --dry_run prints each key with a value of its type.") from error
+    return values.config
+
+
+def _set_data_dir(config: ConfigDict, data_dir: str) -> None:
+    if data_dir:
+        config.data.dir = data_dir
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("FATAL Flags parsing error: ").rstrip(".")
+
+
+def _dry_run(experiment: Any, config: ConfigDict) -> None:
+    """Prints the resolved config and the parameter table."""
+    print(config)
+    state = jax.eval_shape(experiment.init, rng.root(config.seed))
+    table = {"/".join(path): leaf for path, leaf in flax.traverse_util.flatten_dict(state.params).items()}
+    width = max(len(path) for path in table)
+    print(f"{'parameter':{width}}  {'shape':20}  {'type':9} {'count':>12}")
+    for path, leaf in table.items():
+        print(f"{path:{width}}  {str(list(leaf.shape)):20}  {leaf.dtype.name:9} {leaf.size:12,d}")
+    print(f"{'all':{width}}  {'':20}  {'':9} {sum(leaf.size for leaf in table.values()):12,d}")
+
+
+def _train(module: Any, config: ConfigDict, folder: str) -> None:
+    """Trains, and says what came of it."""
+    experiment = module.build(config)
+    outcome = loop.train(experiment, config, folder)
+    if jax.process_index() or not outcome.finished:
+        return
+    numbers = "   ".join(f"{name} {outcome.results[name]:.4f}" for name in experiment.headline if name in outcome.results)
+    print(f"Test after {outcome.step} steps:   {numbers}")
+    for picture in outcome.pictures:
+        print(f"  {picture}")
+    print(f"All about this run: {pathlib.Path(folder).absolute() / 'README.md'}")
+
+
+def _load(folder: str, name: str, module: Any, arguments: list[str], data_dir: str) -> run.Run:
+    """Reads a workdir of this experiment, with overrides."""
+    path = pathlib.Path(folder).absolute()
+    text = workdir.read_config_text(path)
+    if text is None:
+        raise UserError(f"{path} is not the workdir of a run: it has no config.json. Train it first, or give --workdir.")
+    workdir.check_experiment(path, text, name)
+    stored = config_lib.from_json(text, module.get_config())
+    before = config_lib.flatten(stored)
+    config = _override(ConfigDict(stored.to_dict()), arguments)
+    _set_data_dir(config, data_dir)
+    module.validate(config)
+    changed = {key: value for key, value in config_lib.flatten(config).items() if value != before[key]}
+    return run.load(path, changed)
+
+
+def _evaluate(loaded: run.Run) -> None:
+    """Evaluates a run with a progress bar, and writes `evaluation.json`."""
+    total = loaded.experiment.test_source.num_examples
+    with tqdm.tqdm(total=total, unit="example") as bar:
+        results = loaded.evaluate(lambda done: bar.update(done - bar.n))
+    if jax.process_index():
+        return
+    path = workdir.open_workdir(loaded.workdir) / "evaluation.json"
+    writer.replace_text(path, json.dumps({"step": loaded.step} | results, indent=2) + "\n")
+    for key, value in results.items():
+        print(f"{key:32} {value:.6g}")
+    print(path)
+
+
+def _sample(loaded: run.Run, seed: int, num: int) -> None:
+    """Draws samples from a run, and writes them as a picture and as an array."""
+    images = loaded.sample(seed, num)
+    if jax.process_index():
+        return
+    folder = workdir.open_workdir(loaded.workdir / "samples")
+    np.save(folder / f"seed{seed}_num{num}.npy", images)
+    columns = int(np.ceil(np.sqrt(num)))
+    rows = -(-num // columns)
+    padded = np.concatenate([images, np.ones((rows * columns - num, *images.shape[1:]), images.dtype)])
+    grid = Grid(f"{num} samples, seed {seed}, step {loaded.step}", padded.reshape(rows, columns, *images.shape[1:]))
+    print(writer.save_png(writer.draw(grid), folder / f"seed{seed}_num{num}.png"))
+    print(folder / f"seed{seed}_num{num}.npy")

@@ -1,0 +1,1 @@
+"""Data that come with the package, and the program that builds them."""

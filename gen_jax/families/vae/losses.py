@@ -1,0 +1,224 @@
+"""The bounds of the VAE as mathematics on arrays, and the objective made of them."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax import rng
+from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
+from gen_jax.families.vae.models import VAE, reparameterize
+from gen_jax.nn.precision import apply_in_param_dtype
+from gen_jax.ops import distributions, pixels
+
+
+def elbo(log_px_z: Array, mean: Array, log_var: Array, beta: Array | float = 1.0) -> tuple[Array, Terms]:
+    """The evidence lower bound of one example with the divergence in closed form.
+
+    L = (1/L) Σ_l log p(x | z_l) − β KL(q(z|x) ‖ p(z)),  z_l ~ q(z|x) = N(μ, diag σ²),  p(z) = N(0, I)
+
+    See "Auto-Encoding Variational Bayes", Kingma and Welling, 2014 (arXiv:1312.6114), Eq. 7 and 10, and for β
+    "beta-VAE", Higgins et al., 2017 (ICLR), Eq. 4.
+
+    Args:
+      log_px_z: [L] nats, the log-likelihood of x under each sampled code.
+      mean: [d] μ.
+      log_var: [d] log σ².
+      beta: [] the weight of the divergence; 1 for the bound.
+
+    Returns:
+      The bound [] in nats, to be maximised, and its terms: `log_likelihood` and `kl`, nats.
+    """
+    reconstruction = jnp.mean(log_px_z)  # Eq. 7, second term.
+    kl = distributions.gaussian_kl(mean, log_var)  # Eq. 7, first term; Appendix B.
+    return reconstruction - beta * kl, {"log_likelihood": reconstruction, "kl": kl}
+
+
+def elbo_monte_carlo(
+    log_px_z: Array, log_pz: Array, log_qz_x: Array, beta: Array | float = 1.0
+) -> tuple[Array, Terms]:
+    """The evidence lower bound of one example with every term sampled; it needs no closed form.
+
+    L = (1/L) Σ_l [log p(x | z_l) + β (log p(z_l) − log q(z_l | x))],  z_l ~ q(z|x)
+
+    See "Auto-Encoding Variational Bayes", Kingma and Welling, 2014 (arXiv:1312.6114), Eq. 6.
+
+    Args:
+      log_px_z: [L] nats.
+      log_pz: [L] nats.
+      log_qz_x: [L] nats.
+      beta: [] the weight of the sampled divergence; 1 for the bound.
+
+    Returns:
+      The bound [] in nats, to be maximised, and its terms: `log_likelihood` and `kl` (an estimate; it may be
+      negative), nats.
+    """
+    reconstruction = jnp.mean(log_px_z)
+    kl = jnp.mean(log_qz_x - log_pz)
+    return reconstruction - beta * kl, {"log_likelihood": reconstruction, "kl": kl}
+
+
+def log_importance_weight(log_px_z: Array, log_pz: Array, log_qz_x: Array) -> Array:
+    """The logarithm of an importance weight: log w = log p(x|z) + log p(z) − log q(z|x).
+
+    See "Importance Weighted Autoencoders", Burda et al., 2016 (arXiv:1509.00519), Eq. 8.
+
+    Args:
+      log_px_z: [...] nats.
+      log_pz: [...] nats.
+      log_qz_x: [...] nats.
+
+    Returns:
+      [...] nats.
+    """
+    return log_px_z + log_pz - log_qz_x
+
+
+def iwae_bound(log_w: Array) -> Array:
+    """The importance-weighted bound of one example.
+
+    L_k = log (1/k) Σ_i w_i,  w_i = p(x, z_i) / q(z_i|x),  z_i ~ q(z|x)
+
+    See "Importance Weighted Autoencoders", Burda et al., 2016 (arXiv:1509.00519), Eq. 8. L_1 is the ELBO, L_k grows
+    with k and tends to log p(x).
+
+    Args:
+      log_w: [k] nats.
+
+    Returns:
+      [] nats, to be maximised.
+    """
+    return jax.nn.logsumexp(log_w) - math.log(log_w.shape[0])
+
+
+def observe(key: Key, image: Array, likelihood: str, binarization: str) -> Array:
+    """What the likelihood is a likelihood of, from the stored levels of one image.
+
+    Args:
+      key: this example's key at this step.
+      image: [H, W, C] uint8.
+      likelihood: "bernoulli", "gaussian" (dequantised) or "discretized_logistic" (levels / 255).
+      binarization: for the Bernoulli, "dynamic", "threshold" or "none".
+
+    Returns:
+      [H, W, C] float32 in [0, 1].
+    """
+    if likelihood == "gaussian":
+        return pixels.uniform_dequantization(key, image)
+    if likelihood == "bernoulli" and binarization == "dynamic":
+        return pixels.dynamic_binarization(key, image)
+    if likelihood == "bernoulli" and binarization == "threshold":
+        return pixels.threshold_binarization(image)
+    return pixels.unit_levels(image)
+
+
+def log_likelihood(x: Array, outputs: dict[str, Array]) -> Array:
+    """log p(x|z) of one example from the decoder's outputs for it.
+
+    Args:
+      x: [H, W, C] as `observe` gives it.
+      outputs: the likelihood's parameters, [H, W, C] each, as `VAE.decode` names them.
+
+    Returns:
+      [] nats: of levels for the logistic and, by `density_to_levels`, for the Gaussian; of binary pixels for the
+      Bernoulli.
+    """
+    if "logits" in outputs:
+        return distributions.bernoulli_log_likelihood(x, outputs["logits"])
+    if "log_scale" in outputs:
+        return distributions.discretized_logistic_log_likelihood(x, outputs["mean"], outputs["log_scale"])
+    density = distributions.gaussian_log_likelihood(x, outputs["mean"], outputs["log_var"])
+    return distributions.density_to_levels(density, x.size)
+
+
+def infer(
+    params: Params, key: Key, x: Array, index: Array, *, model: VAE, num_samples: int, dropout: bool
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Encodes a batch, samples q(z|x) and scores the samples.
+
+    Args:
+      params: of the model.
+      key: of this step.
+      x: [B, H, W, C].
+      index: [B] the global number of each example, by which its noise is keyed.
+      model: the VAE.
+      num_samples: L, codes an example.
+      dropout: whether to drop activations.
+
+    Returns:
+      `mean` [B, d], `log_var` [B, d], `log_px_z` [B, L], `log_pz` [B, L], `log_qz_x` [B, L].
+    """
+    example_keys = rng.per_example(rng.stream(key, "dropout"), index) if dropout else None
+    mean, log_var = apply_in_param_dtype(model, params, x, example_keys, method="encode")
+
+    def sample(example_key: Key, mean: Array, log_var: Array) -> Array:
+        keys = rng.per_example(example_key, jnp.arange(num_samples))
+        return jax.vmap(reparameterize, in_axes=(0, None, None))(keys, mean, log_var)
+
+    z = jax.vmap(sample)(rng.per_example(rng.stream(key, "posterior"), index), mean, log_var)  # [B, L, d]
+    flat = z.reshape(-1, z.shape[-1])
+    code_keys = jnp.repeat(example_keys, num_samples) if example_keys is not None else None
+    outputs = apply_in_param_dtype(model, params, flat, code_keys, method="decode")
+    outputs = jax.tree.map(lambda a: a.reshape(*z.shape[:2], *a.shape[1:]), outputs)
+
+    over_samples = jax.vmap(log_likelihood, in_axes=(None, 0))
+    log_px_z = jax.vmap(over_samples)(x, outputs)
+    zeros = jnp.zeros_like(mean[0])
+    log_pz = jax.vmap(jax.vmap(lambda z: distributions.gaussian_log_likelihood(z, zeros, zeros)))(z)
+    log_qz_x = jax.vmap(jax.vmap(distributions.gaussian_log_likelihood, in_axes=(0, None, None)))(z, mean, log_var)
+    return mean, log_var, log_px_z, log_pz, log_qz_x
+
+
+def objective(
+    params: Params,
+    model_state: ModelState,
+    key: Key,
+    batch: Batch,
+    *,
+    model: VAE,
+    bound: str = "elbo",
+    num_samples: int = 1,
+    binarization: str = "dynamic",
+    beta: float = 1.0,
+    kl_warmup_steps: int = 0,
+    dropout: bool = True,
+) -> tuple[Array, tuple[ModelState, Terms]]:
+    """The negative bound of a batch of images: what the train step minimises.
+
+    Args:
+      params: of the model.
+      model_state: {}; the VAE has none.
+      key: of this step.
+      batch: `image` [B, H, W, C] uint8, `index` [B], `step` [].
+      model: the VAE.
+      bound: "elbo" (AEVB Eq. 10), "elbo_monte_carlo" (Eq. 6) or "iwae" (IWAE Eq. 8).
+      num_samples: L, or k for "iwae".
+      binarization: as in `observe`.
+      beta: the weight of the divergence.
+      kl_warmup_steps: over how many steps that weight rises linearly from 0; 0 for not at all.
+      dropout: whether to drop activations.
+
+    Returns:
+      The loss [] in nats an example, and ({}, terms): `bound`, `log_likelihood`, `kl` in nats and `beta`.
+    """
+    observe_keys = rng.per_example(rng.stream(key, "observe"), batch["index"])
+    x = jax.vmap(lambda k, v: observe(k, v, model.likelihood, binarization))(observe_keys, batch["image"])
+    mean, log_var, log_px_z, log_pz, log_qz_x = infer(
+        params, key, x, batch["index"], model=model, num_samples=num_samples, dropout=dropout
+    )
+    if kl_warmup_steps:
+        weight = beta * jnp.minimum(1.0, batch["step"] / kl_warmup_steps)
+    else:
+        weight = jnp.asarray(beta, jnp.float32)
+
+    if bound == "elbo":
+        value, terms = jax.vmap(elbo, in_axes=(0, 0, 0, None))(log_px_z, mean, log_var, weight)
+    else:
+        value, terms = jax.vmap(elbo_monte_carlo, in_axes=(0, 0, 0, None))(log_px_z, log_pz, log_qz_x, weight)
+    if bound == "iwae":
+        value = jax.vmap(iwae_bound)(log_importance_weight(log_px_z, weight * log_pz, weight * log_qz_x))
+
+    terms = {"bound": jnp.mean(value)} | {name: jnp.mean(term) for name, term in terms.items()} | {"beta": weight}
+    return -jnp.mean(value), (model_state, terms)

@@ -1,0 +1,216 @@
+"""Encoders, decoders and the VAE that joins them: pure `apply(params, x)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gen_jax.contracts import Array, Key
+from gen_jax.nn.conv_transpose import ConvTranspose
+from gen_jax.nn.dropout import Dropout
+
+_MIN_LOG_SCALE = -7.0  # e^-7 of the range is a quarter of a grey level: narrower logistics gain nothing.
+
+
+class MLPEncoder(nn.Module):
+    """Fully connected q(z|x): AEVB's Appendix C.2 with any number of hidden layers; none gives a linear one.
+
+    Attributes:
+      latent_dim: d.
+      hidden: the width of each hidden layer.
+      activation: between the layers; the paper's is tanh.
+      dropout_rate: after each hidden layer.
+    """
+
+    latent_dim: int
+    hidden: tuple[int, ...] = (500,)
+    activation: Callable[[Array], Array] = nn.tanh
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, dropout_keys: Key | None = None) -> tuple[Array, Array]:
+        """Maps [B, H, W, C] to the mean and log-variance of q(z|x), each [B, d]."""
+        h = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            h = self.activation(nn.Dense(width)(h))
+            h = Dropout(self.dropout_rate)(h, dropout_keys)
+        return nn.Dense(self.latent_dim, name="mean")(h), nn.Dense(self.latent_dim, name="log_var")(h)
+
+
+class MLPDecoder(nn.Module):
+    """Fully connected p(x|z): AEVB's Appendix C.1 with any number of hidden layers; none gives a linear one.
+
+    Attributes:
+      output_shape: (H, W, C'), C' the channels times the likelihood's parameters a channel.
+      hidden: the width of each hidden layer.
+      activation: between the layers.
+      dropout_rate: after each hidden layer.
+    """
+
+    output_shape: tuple[int, int, int]
+    hidden: tuple[int, ...] = (500,)
+    activation: Callable[[Array], Array] = nn.tanh
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, z: Array, dropout_keys: Key | None = None) -> Array:
+        """Maps [B, d] to [B, H, W, C']."""
+        h = z
+        for width in self.hidden:
+            h = self.activation(nn.Dense(width)(h))
+            h = Dropout(self.dropout_rate)(h, dropout_keys)
+        return nn.Dense(math.prod(self.output_shape))(h).reshape(-1, *self.output_shape)
+
+
+class ConvEncoder(nn.Module):
+    """Convolutional q(z|x): stages that halve the image, then one hidden layer.
+
+    Attributes:
+      latent_dim: d.
+      channels: of each stage; H and W must divide by 2 to the number of stages.
+      hidden: the width of the fully connected layer.
+      activation: between the layers.
+      dropout_rate: after the fully connected layer.
+    """
+
+    latent_dim: int
+    channels: tuple[int, ...] = (32, 64)
+    hidden: int = 256
+    activation: Callable[[Array], Array] = nn.relu
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, dropout_keys: Key | None = None) -> tuple[Array, Array]:
+        """Maps [B, H, W, C] to the mean and log-variance of q(z|x), each [B, d]."""
+        h = x
+        for width in self.channels:
+            h = self.activation(nn.Conv(width, (4, 4), strides=2)(h))
+        h = self.activation(nn.Dense(self.hidden)(h.reshape(h.shape[0], -1)))
+        h = Dropout(self.dropout_rate)(h, dropout_keys)
+        return nn.Dense(self.latent_dim, name="mean")(h), nn.Dense(self.latent_dim, name="log_var")(h)
+
+
+class ConvDecoder(nn.Module):
+    """Convolutional p(x|z): the encoder's mirror image.
+
+    Attributes:
+      output_shape: (H, W, C'), C' the channels times the likelihood's parameters a channel.
+      channels: of each stage, from the image inwards, as in the encoder.
+      hidden: the width of the fully connected layer.
+      activation: between the layers.
+      dropout_rate: after the fully connected layer.
+    """
+
+    output_shape: tuple[int, int, int]
+    channels: tuple[int, ...] = (32, 64)
+    hidden: int = 256
+    activation: Callable[[Array], Array] = nn.relu
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, z: Array, dropout_keys: Key | None = None) -> Array:
+        """Maps [B, d] to [B, H, W, C']."""
+        height, width, outputs = self.output_shape
+        shrink = 2 ** len(self.channels)
+        top = (height // shrink, width // shrink, self.channels[-1])
+        h = self.activation(nn.Dense(self.hidden)(z))
+        h = Dropout(self.dropout_rate)(h, dropout_keys)
+        h = self.activation(nn.Dense(math.prod(top))(h)).reshape(-1, *top)
+        for features in reversed(self.channels[:-1]):
+            h = self.activation(ConvTranspose(features, kernel_size=4, stride=2)(h))
+        return ConvTranspose(outputs, kernel_size=4, stride=2)(h)
+
+
+class VAE(nn.Module):
+    """q(z|x) and p(x|z), with the decoder's raw numbers read as the parameters of a likelihood.
+
+    Attributes:
+      encoder: maps x [B, H, W, C] to (mean, log_var), each [B, d].
+      decoder: maps z [B, d] to raw numbers [B, H, W, C * outputs_per_channel(likelihood, variance)].
+      likelihood: "bernoulli", "gaussian" or "discretized_logistic".
+      variance: of the Gaussian, "fixed", "scalar" (one learned number) or "pixel" (the decoder's).
+      fixed_std: the standard deviation where `variance` is "fixed".
+      squash_mean: whether the Gaussian's mean passes a sigmoid, as in the paper for data in [0, 1].
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    likelihood: str = "bernoulli"
+    variance: str = "pixel"
+    fixed_std: float = 1.0
+    squash_mean: bool = True
+
+    def setup(self) -> None:
+        """Declares the one parameter that is neither the encoder's nor the decoder's."""
+        if self.likelihood == "gaussian" and self.variance == "scalar":
+            self.log_var = self.param("log_var", nn.initializers.zeros_init(), ())
+
+    def __call__(self, x: Array) -> dict[str, Array]:
+        """Encodes and decodes the mean; for initialisation."""
+        return self.decode(self.encode(x)[0])
+
+    def encode(self, x: Array, dropout_keys: Key | None = None) -> tuple[Array, Array]:
+        """Maps x [B, H, W, C] to the mean and log-variance of q(z|x), each [B, d]."""
+        return self.encoder(x, dropout_keys)
+
+    def decode(self, z: Array, dropout_keys: Key | None = None) -> dict[str, Array]:
+        """Maps z [B, d] to the likelihood's parameters by name, each [B, H, W, C] but a scalar log_var [B, 1, 1, 1]."""
+        raw = self.decoder(z, dropout_keys)
+        if self.likelihood == "bernoulli":
+            return {"logits": raw}
+        if self.likelihood == "discretized_logistic":
+            mean, log_scale = jnp.split(raw, 2, axis=-1)
+            floored = _MIN_LOG_SCALE + nn.softplus(log_scale - _MIN_LOG_SCALE - 2.0)  # e^-2 of the range at raw 0.
+            return {"mean": 0.5 + mean, "log_scale": floored}
+        if self.variance == "pixel":
+            mean, log_var = jnp.split(raw, 2, axis=-1)
+        elif self.variance == "scalar":
+            mean, log_var = raw, jnp.broadcast_to(self.log_var, (z.shape[0], 1, 1, 1))
+        else:
+            mean, log_var = raw, jnp.full((z.shape[0], 1, 1, 1), 2 * math.log(self.fixed_std), raw.dtype)
+        return {"mean": nn.sigmoid(mean) if self.squash_mean else mean, "log_var": log_var}
+
+
+def outputs_per_channel(likelihood: str, variance: str) -> int:
+    """How many raw numbers a channel of a pixel needs.
+
+    Args:
+      likelihood: as in `VAE`.
+      variance: as in `VAE`.
+
+    Returns:
+      1 or 2.
+    """
+    return 2 if likelihood == "discretized_logistic" or (likelihood == "gaussian" and variance == "pixel") else 1
+
+
+def image_mean(outputs: dict[str, Array]) -> Array:
+    """The picture that a decoder's outputs stand for: the mean of p(x|z).
+
+    Args:
+      outputs: what `VAE.decode` returns.
+
+    Returns:
+      [B, H, W, C] in [0, 1].
+    """
+    return nn.sigmoid(outputs["logits"]) if "logits" in outputs else jnp.clip(outputs["mean"], 0.0, 1.0)
+
+
+def reparameterize(key: Key, mean: Array, log_var: Array) -> Array:
+    """A sample of q(z|x) as a differentiable function of its parameters: z = μ + σ ε, ε ~ N(0, I).
+
+    See "Auto-Encoding Variational Bayes", Kingma and Welling, 2014 (arXiv:1312.6114), Section 2.4.
+
+    Args:
+      key: this sample's key.
+      mean: [d] μ.
+      log_var: [d] log σ².
+
+    Returns:
+      [d].
+    """
+    return mean + jnp.exp(0.5 * log_var) * jax.random.normal(key, mean.shape, mean.dtype)

@@ -1,0 +1,64 @@
+"""From stored 8-bit levels to what a likelihood is a likelihood of. One example; the noise is keyed by the caller."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.contracts import Array, Key
+
+
+def unit_levels(image: Array) -> Array:
+    """Grey levels as numbers: v / 255.
+
+    Args:
+      image: [...] uint8.
+
+    Returns:
+      [...] float32 in [0, 1].
+    """
+    return jnp.asarray(image, jnp.float32) / 255.0
+
+
+def dynamic_binarization(key: Key, image: Array) -> Array:
+    """A binary image drawn anew from the grey levels: x ~ Bernoulli(v / 255).
+
+    See "On the Quantitative Analysis of Deep Belief Networks", Salakhutdinov and Murray, 2008, Section 5, whose
+    protocol "Importance Weighted Autoencoders", Burda et al., 2016 (arXiv:1509.00519), Section 5, follows.
+
+    Args:
+      key: this example's key at this step.
+      image: [...] uint8.
+
+    Returns:
+      [...] float32 in {0, 1}; black is always 0 and white always 1.
+    """
+    return jax.random.bernoulli(key, unit_levels(image)).astype(jnp.float32)
+
+
+def threshold_binarization(image: Array) -> Array:
+    """A binary image without noise: x = 1 where v > 127.
+
+    Args:
+      image: [...] uint8.
+
+    Returns:
+      [...] float32 in {0, 1}.
+    """
+    return (jnp.asarray(image) > 127).astype(jnp.float32)
+
+
+def uniform_dequantization(key: Key, image: Array) -> Array:
+    """A continuous image whose density bounds the levels' probability: x = (v + u) / 256, u ~ U[0, 1).
+
+    See "A note on the evaluation of generative models", Theis et al., 2016 (arXiv:1511.01844), Section 3.1.
+
+    Args:
+      key: this example's key at this step.
+      image: [...] uint8.
+
+    Returns:
+      [...] float32 in [0, 1).
+    """
+    levels = jnp.asarray(image, jnp.float32)
+    return (levels + jax.random.uniform(key, levels.shape)) / 256.0

@@ -1,0 +1,1 @@
+"""Training that knows no family: an Objective in, a run out."""

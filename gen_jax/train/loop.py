@@ -1,0 +1,279 @@
+"""The loop: resume, step, log, checkpoint, evaluate, stop cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from gen_jax import config as config_lib
+from gen_jax import rng
+from gen_jax.checkpoint import Checkpoints
+from gen_jax.contracts import Experiment, Terms, UserError
+from gen_jax.train import card, parallel, workdir
+from gen_jax.train.evaluation import evaluate
+from gen_jax.train.prefetch import prefetch
+from gen_jax.train.writer import Writer, progress, replace_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+      step: how many steps the run has made.
+      finished: whether that is all of them.
+      results: the test numbers at that step, where it is finished.
+      pictures: the paths drawn, where it is finished.
+    """
+
+    step: int
+    finished: bool
+    results: dict[str, float]
+    pictures: list[pathlib.Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The run's length and intervals in steps, all multiples of the steps per call."""
+
+    total: int
+    log: int
+    evaluate: int
+    checkpoint: int
+
+    @classmethod
+    def of(cls, config: ConfigDict, num_examples: int) -> _Plan:
+        def steps(text: str) -> int:
+            per_call = config.train.steps_per_call
+            count = config_lib.steps_in(text, config.train.batch_size, num_examples)
+            return max(1, -(-count // per_call)) * per_call
+
+        train = config.train
+        return cls(*(steps(d) for d in (train.duration, train.log_every, train.eval_every, train.checkpoint_every)))
+
+
+def train(
+    experiment: Experiment,
+    config: ConfigDict,
+    path: str | pathlib.Path,
+    say: Callable[[str], None] = tqdm.tqdm.write,
+    show_progress: bool = True,
+) -> Outcome:
+    """Runs an experiment in a workdir, from where the workdir stands.
+
+    Args:
+      experiment: what to run.
+      config: its resolved config.
+      path: the workdir. A new one is made; one that holds this run is continued.
+      say: prints one line for a person.
+      show_progress: whether to draw a progress bar.
+
+    Returns:
+      How it ended: all steps made, or stopped by SIGTERM or Ctrl-C with a checkpoint.
+
+    Raises:
+      UserError: for a workdir that cannot be used, a value that is not finite, a full disk.
+    """
+    is_main = jax.process_index() == 0
+    layout = parallel.Layout(config.parallel.backend)
+    layout.check_batch_size("train.batch_size", config.train.batch_size)
+    layout.check_batch_size("eval.batch_size", config.eval.batch_size)
+    folder = workdir.open_workdir(path)
+    facts = card.provenance(experiment)
+    with workdir.lock(folder) if is_main else contextlib.nullcontext():
+        if is_main:
+            workdir.claim(folder, config)
+            workdir.check_data(folder, facts)
+        run = _Run(experiment, config, folder, layout, facts, say if is_main else lambda line: None)
+        return run.train(show_progress and is_main)
+
+
+class _Run:
+    """One call of `train`: what its stages share."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        config: ConfigDict,
+        folder: pathlib.Path,
+        layout: parallel.Layout,
+        facts: dict[str, Any],
+        say: Callable[[str], None],
+    ):
+        self.experiment, self.config, self.folder, self.layout = experiment, config, folder, layout
+        self.facts, self.say = facts, say
+        self.is_main = jax.process_index() == 0
+        self.plan = _Plan.of(config, experiment.train_source.num_examples)
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, say)
+        self.train_step = layout.wrap_train(experiment.train_step, experiment.steps_per_call)
+        self.eval_step = layout.wrap_eval(experiment.eval_step)
+
+    def train(self, show_progress: bool) -> Outcome:
+        """Makes the remaining steps."""
+        host_state, start = self.initial_state()
+        if start >= self.plan.total:
+            self.say(f"This run is finished: {start} steps in {self.folder}. See its README.md; nothing was done.")
+            return Outcome(start, True, self.last_results(), sorted((self.folder / "pictures").glob("*.png")))
+        state = self.layout.put_state(host_state)
+        writer = Writer(self.folder, start, self.is_main)
+        try:
+            with _stop_signals() as stopping, progress(self.plan.total, start, show_progress) as bar:
+                return self.steps(state, start, writer, bar, stopping)
+        finally:
+            writer.close()
+            self.checkpoints.close()
+
+    def initial_state(self) -> tuple[Any, int]:
+        """The state to go on from, on the host, in this order of precedence:
+
+        1. the newest whole checkpoint in the workdir;
+        2. the parameters of the run that `config.init_from` names, with everything else new;
+        3. scratch.
+        """
+        target = jax.jit(self.experiment.init)(rng.root(self.config.seed))
+        restored = self.checkpoints.restore_latest(target)
+        if self.is_main:
+            self.checkpoints.set_aside_after(-1 if restored is None else restored[1])
+        if restored is not None:
+            if restored[1] < self.plan.total:
+                self.say(f"Continuing {self.folder} from step {restored[1]} of {self.plan.total}.")
+            return restored
+        if self.config.init_from:
+            source = pathlib.Path(self.config.init_from)
+            other = Checkpoints(source / "checkpoints", say=self.say).restore_latest(target)
+            if other is None:
+                raise UserError(f"config.init_from={str(source)!r} has no checkpoint; give the workdir of a run.")
+            kept = {name: getattr(other[0], name) for name in ("params", "model_state", "ema_params")}
+            self.say(f"Starting from the parameters of {source}, step {other[1]}.")
+            return target.replace(**kept), 0
+        return target, 0
+
+    def steps(self, state: Any, start: int, writer: Writer, bar: tqdm.tqdm, stopping: list[str]) -> Outcome:
+        """The loop itself."""
+        per_call, plan = self.experiment.steps_per_call, self.plan
+        firsts = range(start, plan.total, per_call)
+        unchecked: list[tuple[int, Terms]] = []  # Metrics of the last call, still being computed.
+        clock, clock_step = time.monotonic(), start
+        for first, batch in zip(firsts, prefetch(self.load, firsts), strict=True):
+            state, metrics = self.train_step(state, batch)
+            now = first + per_call
+            # The call before this one is done or nearly so: looking at its numbers does not hold up the device.
+            self.check_finite(unchecked)
+            unchecked = [(first, metrics)]
+            bar.update(per_call)
+
+            log, test, save = (now % every == 0 or now == plan.total for every in (plan.log, plan.evaluate, plan.checkpoint))
+            stop = parallel.any_process(bool(stopping)) if log or jax.process_count() == 1 else False
+            if log or test or save or stop:
+                values = self.check_finite(unchecked)
+                unchecked = []
+            if log:
+                writer.scalars(now, "train", values)
+                bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
+                writer.speed(now, (now - clock_step) / (time.monotonic() - clock))
+            if test:
+                results = self.test(state, now, writer)
+            if now == plan.total:
+                return self.finish(state, now, writer, results)
+            if save or stop:
+                self.checkpoints.save(now, parallel.to_host(state))
+            if stop:
+                self.checkpoints.wait()
+                bar.close()
+                self.say(f"Stopped by {stopping[0] if stopping else 'another process'} at step {now} of {plan.total}, saved. The same command continues.")
+                return Outcome(now, False, {}, [])
+            if test:  # The speed is that of training alone.
+                clock, clock_step = time.monotonic(), now
+        raise AssertionError("The loop ends at the last step.")
+
+    def load(self, first: int) -> Any:
+        """The batch or batches of one call, on the devices."""
+        per_call, source = self.experiment.steps_per_call, self.experiment.train_source
+        batch = source.batch(first) if per_call == 1 else source.batches(first, per_call)
+        return self.layout.put_batch(batch, per_call)
+
+    def check_finite(self, calls: list[tuple[int, Terms]]) -> dict[str, float]:
+        """Fetches the metrics of calls and returns the last one's, each averaged over its steps.
+
+        Raises:
+          UserError: for the first step with a value that is not finite.
+        """
+        values: dict[str, float] = {}
+        for first, metrics in calls:
+            host = {name: np.atleast_1d(np.asarray(value)) for name, value in metrics.items()}
+            finite = {name: np.isfinite(value) for name, value in host.items()}
+            bad_steps = np.flatnonzero(~np.all(list(finite.values()), axis=0))
+            if bad_steps.size:
+                self.report_not_finite(first, int(bad_steps[0]), host, finite)
+            values = {name: float(np.mean(value, dtype=np.float64)) for name, value in host.items()}
+        return values
+
+    def report_not_finite(self, first: int, offset: int, host: dict[str, Any], finite: dict[str, Any]) -> None:
+        """Raises the sentence for a value that is not finite; terms come before the loss that is made of them."""
+        names = sorted(host, key=lambda name: (name.endswith("_norm"), name == "loss"))
+        name = next(name for name in names if not finite[name][offset])
+        self.checkpoints.wait()
+        whole = self.checkpoints.steps()
+        kept = f"The last good checkpoint is step {whole[-1]}" if whole else "There is no checkpoint yet"
+        raise UserError(
+            f"Training stopped at step {first + offset + 1}: '{name}' is {host[name][offset]}. {kept}. Lower "
+            "config.optim.learning_rate, set config.optim.clip_norm, or look at the data."
+        )
+
+    def test(self, state: Any, step: int, writer: Writer) -> dict[str, float]:
+        """Evaluates on the test set and writes the numbers down."""
+        means = evaluate(self.eval_step, state, self.experiment.test_source, self.layout)
+        results = self.experiment.report(means)
+        writer.scalars(step, "test", results)
+        return results
+
+    def finish(self, state: Any, step: int, writer: Writer, results: dict[str, float]) -> Outcome:
+        """Draws the pictures and writes the card; the last checkpoint comes last and so says that all is done."""
+        host_state = parallel.to_host(state)
+        paths: list[pathlib.Path] = []
+        if self.is_main:
+            paths = writer.pictures(step, self.experiment.pictures(host_state))
+            text = card.run_card(self.config.experiment, self.config.preset, self.folder, step, self.facts, results)
+            replace_text(self.folder / "README.md", text)
+        self.checkpoints.save(step, host_state)
+        self.checkpoints.wait()
+        return Outcome(step, True, results, paths)
+
+    def last_results(self) -> dict[str, float]:
+        """The newest test row of `metrics.jsonl`."""
+        from gen_jax.train.writer import read_metrics
+
+        rows = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["split"] == "test"]
+        return {k: v for k, v in rows[-1].items() if k not in ("step", "split")} if rows else {}
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[str]]:
+    """Collects the first SIGTERM or Ctrl-C instead of dying of it; a second Ctrl-C interrupts at once."""
+    received: list[str] = []
+
+    def note(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    try:
+        old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # Not the main thread, as in some notebooks: signals stay as they are.
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,71 @@
+"""Learning-rate schedules and optimisers by name."""
+
+from __future__ import annotations
+
+import optax
+
+
+def make_schedule(name: str, learning_rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the number of updates made.
+
+    Args:
+      name: "constant", "cosine" or "linear": how the rate goes on after the warm-up; the latter two end at 0.
+      learning_rate: the rate after the warm-up.
+      warmup_steps: w; update t < w has (t + 1) / w times the rate, so that the first one is not lost.
+      num_steps: of the whole run.
+
+    Returns:
+      `step -> rate`.
+
+    Raises:
+      ValueError: where the name is another one.
+    """
+    remaining = max(num_steps - warmup_steps, 1)
+    if name == "constant":
+        after = optax.constant_schedule(learning_rate)
+    elif name == "cosine":
+        after = optax.cosine_decay_schedule(learning_rate, remaining)
+    elif name == "linear":
+        after = optax.linear_schedule(learning_rate, 0.0, remaining)
+    else:
+        raise ValueError(f"'{name}' is not a schedule; expected constant, cosine or linear.")
+    if not warmup_steps:
+        return after
+    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def make_optimizer(
+    name: str,
+    schedule: optax.Schedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+) -> optax.GradientTransformation:
+    """An optimiser.
+
+    Args:
+      name: "adam", "adamw" or "sgd".
+      schedule: the learning rate.
+      b1: decay of Adam's first moment.
+      b2: decay of Adam's second moment.
+      eps: Adam's ε.
+      weight_decay: of AdamW.
+      momentum: of SGD; 0 for none.
+
+    Returns:
+      The transformation from gradients to updates.
+
+    Raises:
+      ValueError: where the name is another one.
+    """
+    if name == "adam":
+        return optax.adam(schedule, b1, b2, eps)
+    if name == "adamw":
+        return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay)
+    if name == "sgd":
+        return optax.sgd(schedule, momentum or None)
+    raise ValueError(f"'{name}' is not an optimiser; expected adam, adamw or sgd.")

@@ -1,0 +1,187 @@
+"""Train steps: pure functions `(state, batch) -> (state, metrics)` that know neither devices nor files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gen_jax import rng
+from gen_jax.contracts import Array, Batch, Objective, Params, Terms
+from gen_jax.train.state import TrainState
+
+TrainStep = Callable[..., tuple[TrainState, Terms]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ema:
+    """How fast the moving average of the parameters forgets. Give `decay` or `half_life`, not both.
+
+    Attributes:
+      decay: the weight of the old average at each step, in [0, 1).
+      half_life: in steps, after how many of them a parameter's weight in the average has halved.
+      ramp_up: the average at step t forgets at least as fast as a half-life of `ramp_up · t` would, so that the first
+        steps, and the initial parameters with them, do not weigh on it; 0 for none.
+    """
+
+    decay: float | None = None
+    half_life: float | None = None
+    ramp_up: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks that exactly one speed is given."""
+        if (self.decay is None) == (self.half_life is None):
+            raise ValueError("Give Ema either decay or half_life.")
+
+    @classmethod
+    def from_durations(cls, decay: float, half_life: float | str, ramp_up: float) -> Ema | None:
+        """The average that a config asks for: by `half_life` in steps where it is given, else by `decay`; 0 is none."""
+        if half_life:
+            return cls(half_life=float(half_life), ramp_up=ramp_up)
+        return cls(decay=decay, ramp_up=ramp_up) if decay else None
+
+    def decay_at(self, step: Array) -> Array:
+        """The decay of the update that makes the average of step `step` [] (1 for the first): [] in [0, 1)."""
+        if self.half_life is not None:
+            half_life = jnp.asarray(self.half_life, jnp.float32)
+        else:
+            half_life = -jnp.log(2.0) / jnp.log(jnp.asarray(self.decay, jnp.float32))
+        if self.ramp_up:
+            half_life = jnp.minimum(half_life, self.ramp_up * step)
+        return 0.5 ** (1.0 / half_life)
+
+
+def update_ema(ema_params: Params, params: Params, decay: Array) -> Params:
+    """Moves the average towards the new parameters: θ̄ ← d θ̄ + (1 − d) θ.
+
+    Args:
+      ema_params: θ̄.
+      params: θ, after the update.
+      decay: [] d.
+
+    Returns:
+      The new θ̄. Where θ̄ equals θ it is returned to the bit.
+    """
+    return jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), ema_params, params)
+
+
+def make_train_step(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    clip_norm: float = 0.0,
+    ema: Ema | None = None,
+    compute_dtype: Any = jnp.float32,
+    steps_per_call: int = 1,
+) -> TrainStep:
+    """Builds the train step of one objective and one optimiser.
+
+    Args:
+      objective: what is minimised.
+      tx: the optimiser.
+      clip_norm: the largest global norm a gradient may have; longer ones are scaled down to it; 0 for no limit.
+      ema: the moving average; None for none (then `TrainState.ema_params` is None).
+      compute_dtype: the type in which the objective sees the parameters. Parameters, gradients, optimiser and average
+        stay as they are; with bfloat16 this is mixed precision.
+      steps_per_call: k, how many steps one call makes, in one dispatch.
+
+    Returns:
+      `step(state, batch, *, axis_name=None) -> (state, metrics)`. `axis_name` names the mapped axis of devices, where
+      there is one; each device then passes its own part of the batch and gets the same result. Metrics: `loss`, the
+      objective's terms, and the global norms `grad_norm` (before clipping) and `param_norm` (after the update).
+      For k > 1 the batch's arrays and the metrics have a leading axis [k].
+    """
+
+    def loss_fn(params: Params, state: TrainState, key: Any, batch: Batch) -> Any:
+        def cast(leaf: Array) -> Array:
+            return leaf.astype(compute_dtype) if compute_dtype != jnp.float32 else leaf
+
+        return objective(jax.tree.map(cast, params), state.model_state, key, batch)
+
+    def step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> tuple[TrainState, Terms]:
+        key = rng.at_step(state.key, state.step)
+        batch = dict(batch) | {"step": state.step}
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (model_state, terms)), grads = grad_fn(state.params, state, key, batch)
+        # The mean over devices comes after the gradient: the gradient of a pmean-ed loss is wrong under pmap.
+        loss, model_state, terms, grads = mean_over_devices((loss, model_state, terms, grads), axis_name)
+
+        grad_norm = optax.tree.norm(grads)
+        if clip_norm:
+            # A gradient that is not finite stays so: the loop must see it.
+            grads = jax.tree.map(lambda g: g * (clip_norm / jnp.maximum(grad_norm, clip_norm)), grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema is not None:
+            ema_params = update_ema(ema_params, params, ema.decay_at(state.step + 1))
+        new_state = state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            ema_params=ema_params,
+        )
+        norms = {"grad_norm": grad_norm, "param_norm": optax.tree.norm(params)}
+        return new_state, {"loss": loss} | dict(terms) | norms
+
+    return step if steps_per_call == 1 else _scan(step)
+
+
+def _scan(step: TrainStep) -> TrainStep:
+    """Makes one call of many: the batch's and the metrics' arrays get a leading axis."""
+
+    def steps(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> tuple[TrainState, Terms]:
+        return jax.lax.scan(lambda state, batch: step(state, batch, axis_name=axis_name), state, dict(batch))
+
+    return steps
+
+
+def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
+    """The mean of every leaf over the devices of a mapped axis.
+
+    Args:
+      tree: any pytree of arrays.
+      axis_name: the axis, or None outside of any.
+
+    Returns:
+      The means; `tree` itself where there is no axis.
+    """
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def sum_over_devices(tree: Any, axis_name: str | None) -> Any:
+    """The sum of every leaf over the devices of a mapped axis.
+
+    Args:
+      tree: any pytree of arrays.
+      axis_name: the axis, or None outside of any.
+
+    Returns:
+      The sums; `tree` itself where there is no axis.
+    """
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def masked_sums(values: Terms, mask: Array, axis_name: str | None) -> dict[str, tuple[Array, Array]]:
+    """Per-example values as (sum, count) pairs, which add up exactly over devices and ragged batches.
+
+    Args:
+      values: arrays [B, ...].
+      mask: [B] 1 for an example, 0 for padding.
+      axis_name: the mapped axis of devices, or None.
+
+    Returns:
+      For each name the sum [...] over the examples and the count [] of them, over all devices.
+    """
+
+    def pair(value: Array) -> tuple[Array, Array]:
+        weight = mask.reshape(mask.shape + (1,) * (value.ndim - 1))
+        # `where`, not a product: padding may hold anything, and 0 · ∞ is NaN.
+        return jnp.sum(jnp.where(weight > 0, value, 0.0), axis=0), jnp.sum(mask)
+
+    return sum_over_devices({name: pair(value) for name, value in values.items()}, axis_name)

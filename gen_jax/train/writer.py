@@ -1,0 +1,182 @@
+"""What a run leaves behind for people: progress, metrics, TensorBoard events and pictures. Process 0 only."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tqdm
+from PIL import Image, ImageDraw, ImageFont
+
+from gen_jax.contracts import Grid, Picture, Scatter
+
+_MARGIN = 2  # Pixels between the images of a grid.
+_HEADER = 26  # Pixels above a grid, for the title.
+
+
+class Writer:
+    """Writes the metrics and pictures of one workdir; on other processes than the first it does nothing.
+
+    `metrics.jsonl` has one row a record, {"step": ..., "split": "train" | "test", name: number, ...}, and holds only
+    what the run computes, no times: a run that was interrupted leaves the same file as one that was not.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int, enabled: bool = True):
+        """Opens the workdir's records at a step, dropping rows after it.
+
+        Args:
+          workdir: an existing folder.
+          step: the step that the run continues from.
+          enabled: whether this process writes at all.
+        """
+        self._workdir = workdir
+        self._enabled = enabled
+        if not enabled:
+            return
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        rows = [row for row in read_metrics(path) if row["step"] <= step]
+        replace_text(path, "".join(_row_text(row) for row in rows))
+        self._metrics = path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None, flush_secs=10)
+
+    def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Appends one row to `metrics.jsonl` and the same numbers to TensorBoard."""
+        if not self._enabled:
+            return
+        self._metrics.write(_row_text({"step": step, "split": split} | dict(values)))
+        self._metrics.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def speed(self, step: int, steps_per_second: float) -> None:
+        """Appends the speed to TensorBoard alone: it is not the same twice."""
+        if self._enabled:
+            self._events.add_scalar("speed/steps_per_second", steps_per_second, step)
+
+    def pictures(self, step: int, pictures: Mapping[str, Picture]) -> list[pathlib.Path]:
+        """Draws pictures to `pictures/<name>.png`, replacing older ones, and adds them to TensorBoard.
+
+        Returns:
+          The paths written.
+        """
+        if not self._enabled:
+            return []
+        folder = self._workdir / "pictures"
+        folder.mkdir(exist_ok=True)
+        paths = []
+        for name, picture in pictures.items():
+            image = draw(picture)
+            paths.append(save_png(image, folder / f"{name}.png"))
+            self._events.add_image(name, np.asarray(image), step, dataformats="HWC")
+        return paths
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._enabled:
+            self._metrics.close()
+            self._events.close()
+
+
+def progress(total: int, start: int, enabled: bool) -> tqdm.tqdm:
+    """A progress bar over training steps: done, speed and time left; redrawn rarely where the output is a file."""
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm.tqdm(total=total, initial=start, unit="step", disable=not enabled, mininterval=interval, smoothing=0.1)
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`, without the last one where a kill cut it short; [] where there is no file."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all: beside it first, then renamed."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def save_png(image: Image.Image, path: pathlib.Path) -> pathlib.Path:
+    """Saves a picture whole or not at all, and returns its path."""
+    beside = path.with_name(path.name + ".tmp")
+    image.save(beside, format="png")
+    beside.replace(path)
+    return path
+
+
+def draw(picture: Picture) -> Image.Image:
+    """Draws a picture.
+
+    Args:
+      picture: a `Grid` or a `Scatter`.
+
+    Returns:
+      An RGB image with the title in it.
+    """
+    return _draw_grid(picture) if isinstance(picture, Grid) else _draw_scatter(picture)
+
+
+def _draw_grid(grid: Grid) -> Image.Image:
+    images = np.asarray(grid.images)
+    rows, columns, height, width, channels = images.shape
+    zoom = max(1, round(56 / max(height, width)))  # Small images are shown at about 56 pixels, in whole multiples.
+    levels = np.round(np.clip(images, 0.0, 1.0) * 255).astype(np.uint8)
+    levels = np.broadcast_to(levels, (rows, columns, height, width, 3)) if channels == 1 else levels
+    levels = levels.repeat(zoom, axis=2).repeat(zoom, axis=3)
+
+    font = ImageFont.load_default(14)
+    label_width = max((int(font.getlength(label)) + 10 for label in grid.row_labels), default=0)
+    cell_height, cell_width = height * zoom + _MARGIN, width * zoom + _MARGIN
+    full_width = max(label_width + columns * cell_width + _MARGIN, int(font.getlength(grid.title)) + 16)
+    canvas = Image.new("RGB", (full_width, _HEADER + rows * cell_height + _MARGIN), "white")
+    pen = ImageDraw.Draw(canvas)
+    pen.text((6, 5), grid.title, fill="black", font=font)
+    for r in range(rows):
+        top = _HEADER + r * cell_height + _MARGIN
+        if grid.row_labels:
+            pen.text((5, top + cell_height // 2), grid.row_labels[r], fill="black", font=font, anchor="lm")
+        for c in range(columns):
+            canvas.paste(Image.fromarray(levels[r, c]), (label_width + c * cell_width + _MARGIN, top))
+    return canvas
+
+
+def _draw_scatter(scatter: Scatter) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    classes = np.unique(scatter.labels)
+    points = axes.scatter(*scatter.points.T, c=np.searchsorted(classes, scatter.labels), cmap="tab10", s=6, vmin=0, vmax=9)
+    if 1 < len(classes) <= 10:
+        handles, _ = points.legend_elements(num=list(range(len(classes))))
+        axes.legend(handles, [str(c) for c in classes], title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set_title(scatter.title)
+    axes.set_xlabel(scatter.axes[0])
+    axes.set_ylabel(scatter.axes[1])
+    axes.set_aspect("equal", adjustable="datalim")
+    figure.tight_layout()
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _row_text(row: Mapping[str, Any]) -> str:
+    return json.dumps(dict(row)) + "\n"

@@ -1,0 +1,164 @@
+"""What every experiment must do, at its tiny preset; new modules under experiments/ are found by themselves."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from gen_jax import rng, run
+from gen_jax.checkpoint import to_arrays
+from gen_jax.contracts import Grid
+from gen_jax.run import Run
+from gen_jax.train.evaluation import evaluate
+from gen_jax.train.parallel import Layout, to_host
+from gen_jax.train.writer import draw
+
+NAMES = run.experiment_names()
+
+
+@functools.cache
+def config_of(name: str):
+    return run.find_experiment(name).get_config("tiny")
+
+
+@functools.cache
+def experiment_of(name: str, optimizer: str = "adam"):
+    config = config_of(name).copy_and_resolve_references()
+    if optimizer == "sgd":
+        # Plain SGD: Adam hides a gradient that is a constant factor too large.
+        config.optim.name, config.optim.learning_rate = "sgd", 1e-3
+    return run.find_experiment(name).build(config)
+
+
+def call_batch(experiment, first: int):
+    """The host batch of one call of the train step."""
+    count = experiment.steps_per_call
+    return experiment.train_source.batch(first) if count == 1 else experiment.train_source.batches(first, count)
+
+
+def train_calls(experiment, layout: Layout, calls: int):
+    """The state and the metrics after some calls of the wrapped step, and how often it was traced."""
+    traces = []
+
+    def counted(state, batch, *, axis_name=None):
+        traces.append(axis_name)
+        return experiment.train_step(state, batch, axis_name=axis_name)
+
+    step = layout.wrap_train(counted, experiment.steps_per_call)
+    state = layout.put_state(experiment.init(rng.root(0)))
+    for call in range(calls):
+        before = state
+        batch = call_batch(experiment, call * experiment.steps_per_call)
+        state, metrics = step(state, layout.put_batch(batch, experiment.steps_per_call))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params)), "the donated state is not consumed"
+    return to_host(state), jax.tree.map(np.asarray, metrics), len(traces)
+
+
+def test_there_are_experiments():
+    assert "vae" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_says_command_number_and_time(name):
+    doc = inspect.getdoc(run.find_experiment(name))
+    for fact in ("Command: python -m experiments.", "Expected: ", "Time: "):
+        assert fact in doc, fact
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name):
+    experiment = experiment_of(name, "sgd")
+    calls = max(1, 2 // experiment.steps_per_call)
+    layouts = {
+        (backend, count): Layout(backend, jax.devices()[:count])
+        for backend, count in (("jit", 1), ("jit", 8), ("pmap", 2), ("pmap", 8))
+    }
+    results = {key: train_calls(experiment, layout, calls) for key, layout in layouts.items()}
+    reference = results["jit", 1]
+    start = experiment.init(rng.root(0)).params
+    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), reference[0].params, to_host(start))
+    assert max(jax.tree.leaves(moved)) > 1e-4, "the steps did nothing; the comparison would be empty"
+    for result in results.values():
+        chex.assert_trees_all_close(result[0].params, reference[0].params, rtol=0, atol=1e-6)
+        chex.assert_trees_all_close(result[1], reference[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("backend", "count"), [("jit", 1), ("pmap", 8)])
+def test_the_second_call_does_not_compile_again(name, backend, count):
+    _, _, traces = train_calls(experiment_of(name), Layout(backend, jax.devices()[:count]), 3)
+    assert traces == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_jit_the_step_does_the_same(name):
+    experiment = experiment_of(name, "sgd")
+    compiled, _, _ = train_calls(experiment, Layout("jit", jax.devices()[:1]), 1)
+    with jax.disable_jit():
+        plain, _ = experiment.train_step(experiment.init(rng.root(0)), call_batch(experiment, 0))
+    chex.assert_trees_all_close(to_host(plain).params, compiled.params, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls_on_one_repeated_batch(name):
+    experiment = experiment_of(name)
+    layout = Layout("jit", jax.devices()[:1])
+    step = layout.wrap_train(experiment.train_step, experiment.steps_per_call)
+    state, batch = layout.put_state(experiment.init(rng.root(0))), layout.put_batch(call_batch(experiment, 0), experiment.steps_per_call)
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        losses.append(float(np.mean(metrics["loss"])))
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:1]), losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
+    experiment = experiment_of(name)
+    state = experiment.init(rng.root(0))
+    means = []
+    for layout in (Layout("jit", jax.devices()[:1]), Layout("pmap"), Layout("jit")):
+        means.append(evaluate(layout.wrap_eval(experiment.eval_step), layout.put_state(state), experiment.test_source, layout))
+    for other in means[1:]:
+        chex.assert_trees_all_close(other, means[0], rtol=1e-5, atol=1e-6)
+    assert set(experiment.headline) <= set(experiment.report(means[0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
+    experiment = experiment_of(name)
+    loaded = Run(tmp_path, config_of(name), to_host(experiment.init(rng.root(0))), experiment)
+    many = loaded.sample(seed=3, num=40)
+    assert many.shape[0] == 40
+    assert many.min() >= 0 and many.max() <= 1
+    assert np.array_equal(loaded.sample(seed=3, num=7), many[:7])
+    assert np.array_equal(loaded.sample(seed=3, num=40, batch_size=1), many)
+    assert np.array_equal(loaded.sample(seed=3, num=40, batch_size=1000), many)
+    assert not np.array_equal(loaded.sample(seed=4, num=40), many)
+    assert len(np.unique(many.reshape(40, -1), axis=0)) == 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
+    experiment = experiment_of(name)
+    state = to_host(experiment.init(rng.root(0)))
+    first, second = experiment.pictures(state), experiment.pictures(state)
+    assert first.keys() == second.keys() and first
+    for key, picture in first.items():
+        assert picture.title
+        image = np.asarray(draw(picture))
+        assert image.ndim == 3 and image.std() > 0
+        if isinstance(picture, Grid):
+            assert np.array_equal(picture.images, second[key].images)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_state_holds_arrays_only(name):
+    arrays = to_arrays(experiment_of(name).init(rng.root(0)))
+    assert {"step", "key"} <= arrays.keys()
+    assert all(isinstance(a, np.ndarray) and a.dtype != object for a in arrays.values())
