@@ -198,7 +198,11 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         weight_decay=optim.weight_decay,
         momentum=optim.momentum,
     )
-    ema = Ema.from_durations(config.train.ema_decay, config.train.ema_half_life and steps(config.train.ema_half_life), config.train.ema_ramp_up)
+    ema = Ema.from_durations(
+        config.train.ema_decay,
+        config.train.ema_half_life and steps(config.train.ema_half_life),
+        config.train.ema_ramp_up,
+    )
 
     def init(key: Any) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
@@ -218,9 +222,13 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         init=init,
         train_step=train_step,
         eval_step=functools.partial(eval_step, model=model, binarization=config.data.binarization),
-        report=functools.partial(report, num_dims=int(np.prod(train_source.example_shape)), exact=is_likelihood(config)),
+        report=functools.partial(
+            report, num_dims=int(np.prod(train_source.example_shape)), exact=is_likelihood(config)
+        ),
         sample=lambda state, keys: sampling.sample_prior(state.eval_params, keys, model=model),
-        pictures=functools.partial(pictures, model=model, test_source=test_source, binarization=config.data.binarization),
+        pictures=functools.partial(
+            pictures, model=model, test_source=test_source, binarization=config.data.binarization
+        ),
         likelihood_step=functools.partial(
             likelihood_step,
             model=model,
@@ -262,6 +270,8 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> models.VAE:
     m = config.model
     output_shape = (height, width, channels * models.outputs_per_channel(m.likelihood, m.variance))
     activation = {"tanh": nn.tanh, "relu": nn.relu, "gelu": nn.gelu}[m.activation]
+    encoder: nn.Module
+    decoder: nn.Module
     if m.network == "mlp":
         encoder = models.MLPEncoder(m.latent_dim, tuple(m.hidden), activation, m.dropout)
         decoder = models.MLPDecoder(output_shape, tuple(m.hidden), activation, m.dropout)
@@ -282,7 +292,9 @@ def is_likelihood(config: ConfigDict) -> bool:
     return config.model.likelihood != "bernoulli" or config.data.binarization != "none"
 
 
-def eval_step(state: TrainState, batch: Any, *, model: models.VAE, binarization: str, axis_name: str | None = None) -> Any:
+def eval_step(
+    state: TrainState, batch: Any, *, model: models.VAE, binarization: str, axis_name: str | None = None
+) -> Any:
     """The ELBO of a test batch with one sample an example, as (sum, count) pairs over the devices."""
     return masked_sums(_bound_terms(state, batch, model, binarization)[0], batch["mask"], axis_name)
 

@@ -1,4 +1,4 @@
-"""Saving and restoring a state: Orbax, atomic, arrays and JSON only, verified by a digest.
+"""Saving and restoring a state: Orbax, atomic, arrays and JSON only, its files verified before they are read.
 
 A state is stored as a flat dict of numpy arrays by their path in the tree ("params/decoder/Dense_0/kernel"), so a
 checkpoint knows no class and no device: what eight devices wrote, one reads.
@@ -6,20 +6,26 @@ checkpoint knows no class and no device: what eight devices wrote, one reads.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import json
+import os
 import pathlib
 import re
 import shutil
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import UserError
 
 # What Orbax and TensorStore raise on files that are missing, cut short or garbled.
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError)
+
+_SEAL = "files.json"
 
 
 class Checkpoints:
@@ -40,6 +46,7 @@ class Checkpoints:
         self._keep = keep
         self._say = say
         self._manager: Any = None
+        self._unsealed: int | None = None  # The step whose checkpoint was begun last.
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or broken, oldest first."""
@@ -60,14 +67,16 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         arrays = to_arrays(state)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(_meta(step, arrays)))
+        self.wait()
         try:
+            _reserve(self.directory, sum(array.nbytes for array in arrays.values()))
             if self._manager is None:
                 options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
                 self._manager = ocp.CheckpointManager(self.directory, options=options)
-            self._manager.save(step, args=items, force=True)
+            self._manager.save(step, args=ocp.args.StandardSave(arrays), force=True)
         except _BROKEN as error:
-            raise self._cannot_write(error) from error
+            raise self.cannot_write(error) from error
+        self._unsealed = step
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on disk.
@@ -79,26 +88,35 @@ class Checkpoints:
             return
         try:
             self._manager.wait_until_finished()
+            if self._unsealed is not None and jax.process_index() == 0:
+                _seal(self.directory / str(self._unsealed))
         except _BROKEN as error:
-            raise self._cannot_write(error) from error
+            raise self.cannot_write(error) from error
+        self._unsealed = None
 
     def close(self) -> None:
-        """Waits, and lets go of the background threads."""
-        self.wait()
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
-
-    def _cannot_write(self, error: BaseException) -> UserError:
+        """Lets go of the background threads; what `wait` did not report of them is lost here."""
         manager, self._manager = self._manager, None
         if manager is not None:
-            manager.close()
+            with contextlib.suppress(*_BROKEN):
+                manager.close()
+
+    def cannot_write(self, error: BaseException) -> UserError:
+        """The sentence for a workdir that cannot be written, naming what is safe.
+
+        Args:
+          error: what the system, Orbax or TensorStore raised.
+
+        Returns:
+          The error to raise.
+        """
         whole = self.steps()
-        kept = f"the checkpoint of step {whole[-1]} is whole" if whole else "no earlier checkpoint exists"
-        reason = "no space left on the device" if "No space left" in str(error) else str(error).splitlines()[0][:200]
+        kept = f"the checkpoint of step {whole[-1]} is whole" if whole else "there is no earlier checkpoint"
+        code = getattr(error, "errno", None) or int((re.findall(r"os_error_code='(\d+)'", str(error)) or [0])[-1])
+        reason = os.strerror(code) if code else str(error).splitlines()[0][:200]
         return UserError(
-            f"A checkpoint could not be written to {self.directory} ({reason}); {kept}. Make room or permission there "
-            "and run the same command again."
+            f"{self.directory.parent} cannot be written ({reason}); {kept}. Make room or give permission there, and run "
+            "the same command again."
         )
 
     def restore(self, step: int, target: Any) -> Any:
@@ -117,15 +135,12 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         folder = self.directory / str(step)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+        _check_seal(folder)
         try:
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-                items = reader.restore(folder, args=args)
-            arrays, digest = dict(items.state), items.meta["digest"]
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                arrays = dict(reader.restore(folder / "default", args=ocp.args.StandardRestore()))
         except _BROKEN as error:
             raise UserError(f"The checkpoint {folder} cannot be read: a file is missing or broken.") from error
-        if _meta(step, arrays)["digest"] != digest:
-            raise UserError(f"The checkpoint {folder} cannot be read: its content does not match its digest.")
         return from_arrays(arrays, target)
 
     def restore_latest(self, target: Any) -> tuple[Any, int] | None:
@@ -212,8 +227,10 @@ def from_arrays(arrays: dict[str, np.ndarray], target: Any) -> Any:
     expected = to_arrays(target)
     for name in sorted(expected.keys() | arrays.keys()):
         if name not in arrays or name not in expected:
-            where = "the model but not in the checkpoint" if name not in arrays else "the checkpoint but not in the model"
-            raise StateMismatchError(f"The checkpoint is another model's: '{name}' is in {where}.")
+            there, elsewhere = (
+                ("the model", "the checkpoint") if name not in arrays else ("the checkpoint", "the model")
+            )
+            raise StateMismatchError(f"The checkpoint is another model's: '{name}' is in {there}, not in {elsewhere}.")
         have, want = arrays[name], expected[name]
         if have.shape != want.shape or have.dtype != want.dtype:
             raise StateMismatchError(
@@ -224,15 +241,63 @@ def from_arrays(arrays: dict[str, np.ndarray], target: Any) -> Any:
     def place(path: Any, leaf: Any) -> Any:
         value = arrays[jax.tree_util.keystr(path, simple=True, separator="/")]
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
+            return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
         return value
 
     return jax.tree_util.tree_map_with_path(place, target)
 
 
-def _meta(step: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return {"step": step, "digest": digest.hexdigest()}
+def _reserve(directory: pathlib.Path, num_bytes: int) -> None:
+    """Finds out whether a checkpoint will fit before Orbax begins one, whose threads fail on a full disk with noise.
+
+    Raises:
+      OSError: where the bytes cannot be had.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if not hasattr(os, "posix_fallocate"):
+        return
+    path = directory / ".space"
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes + 2**16)  # The files' own frame takes some of it.
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _seal(folder: pathlib.Path) -> None:
+    """Writes down the size and checksum of every file of a finished checkpoint, beside them."""
+    files = {p.relative_to(folder).as_posix(): _size_and_crc(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    beside = folder / (_SEAL + ".tmp")
+    beside.write_text(json.dumps(files))
+    beside.replace(folder / _SEAL)
+
+
+def _check_seal(folder: pathlib.Path) -> None:
+    """Refuses a checkpoint of which a file differs from what was written.
+
+    Orbax notices that too, but then leaves its other reads behind in threads, which fail later and noisily. A
+    checkpoint that was finished just before a kill has no seal, and is read without this.
+
+    Raises:
+      UserError: naming the first file that is missing or damaged.
+    """
+    try:
+        files = json.loads((folder / _SEAL).read_text())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"The checkpoint {folder} cannot be read: {_SEAL} is damaged.") from error
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"The checkpoint {folder} cannot be read: {name} is missing.")
+        if _size_and_crc(path) != expected:
+            raise UserError(f"The checkpoint {folder} cannot be read: {name} is damaged.")
+
+
+def _size_and_crc(path: pathlib.Path) -> list[int]:
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            crc = zlib.crc32(block, crc)
+    return [path.stat().st_size, crc]

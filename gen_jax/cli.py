@@ -45,7 +45,9 @@ def _main(name: str, argv: list[str]) -> None:
     runtime.configure()
     if options.distributed:
         runtime.initialize_distributed(options.coordinator or None, options.num_processes, options.process_id)
-    folder = options.workdir or str(pathlib.Path("runs") / "_".join([name, options.preset][: 1 + (options.preset != "default")]))
+    folder = options.workdir or str(
+        pathlib.Path("runs") / "_".join([name, options.preset][: 1 + (options.preset != "default")])
+    )
 
     if options.mode == "train":
         config = _override(module.get_config(options.preset), config_arguments)
@@ -90,7 +92,9 @@ def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list
     if len(rest) > 1:
         raise UserError(f"The argument '{rest[1]}' is not understood; flags begin with --, like --workdir=DIR.")
     if values.mode not in MODES:
-        raise UserError(f"There is no --mode={values.mode}{config_lib.suggestion(values.mode, MODES)}; expected one of {', '.join(MODES)}.")
+        raise UserError(
+            f"There is no --mode={values.mode}{config_lib.suggestion(values.mode, MODES)}; expected one of {', '.join(MODES)}."
+        )
     return values, [argument for argument, other in zip(argv, is_config, strict=True) if other]
 
 
@@ -105,9 +109,10 @@ def _override(config: ConfigDict, arguments: list[str]) -> ConfigDict:
             near = config_lib.suggestion(match[1], known)
             raise UserError(f"The config has no key '{match[1]}'{near}; --dry_run prints all keys.")
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    arguments = ["config", *arguments]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     try:
-        values(["config", *arguments])
+        values(arguments)
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(f"{_first_line(error)}; --dry_run prints each key with a value of its type.") from error
     return values.config
@@ -119,7 +124,12 @@ def _set_data_dir(config: ConfigDict, data_dir: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("FATAL Flags parsing error: ").rstrip(".")
+    return (
+        (str(error).strip() or type(error).__name__)
+        .splitlines()[0]
+        .removeprefix("FATAL Flags parsing error: ")
+        .rstrip(".")
+    )
 
 
 def _dry_run(experiment: Any, config: ConfigDict) -> None:
@@ -130,7 +140,7 @@ def _dry_run(experiment: Any, config: ConfigDict) -> None:
     width = max(len(path) for path in table)
     print(f"{'parameter':{width}}  {'shape':20}  {'type':9} {'count':>12}")
     for path, leaf in table.items():
-        print(f"{path:{width}}  {str(list(leaf.shape)):20}  {leaf.dtype.name:9} {leaf.size:12,d}")
+        print(f"{path:{width}}  {list(leaf.shape)!s:20}  {leaf.dtype.name:9} {leaf.size:12,d}")
     print(f"{'all':{width}}  {'':20}  {'':9} {sum(leaf.size for leaf in table.values()):12,d}")
 
 
@@ -140,7 +150,9 @@ def _train(module: Any, config: ConfigDict, folder: str) -> None:
     outcome = loop.train(experiment, config, folder)
     if jax.process_index() or not outcome.finished:
         return
-    numbers = "   ".join(f"{name} {outcome.results[name]:.4f}" for name in experiment.headline if name in outcome.results)
+    numbers = "   ".join(
+        f"{name} {outcome.results[name]:.4f}" for name in experiment.headline if name in outcome.results
+    )
     print(f"Test after {outcome.step} steps:   {numbers}")
     for picture in outcome.pictures:
         print(f"  {picture}")
@@ -152,7 +164,9 @@ def _load(folder: str, name: str, module: Any, arguments: list[str], data_dir: s
     path = pathlib.Path(folder).absolute()
     text = workdir.read_config_text(path)
     if text is None:
-        raise UserError(f"{path} is not the workdir of a run: it has no config.json. Train it first, or give --workdir.")
+        raise UserError(
+            f"{path} is not the workdir of a run: it has no config.json. Train it first, or give --workdir."
+        )
     workdir.check_experiment(path, text, name)
     stored = config_lib.from_json(text, module.get_config())
     before = config_lib.flatten(stored)

@@ -82,15 +82,15 @@ def base_rules() -> dict[str, Rule]:
         "optim.momentum": between(0.0, 1.0),
         "optim.clip_norm": at_least(0.0),
         "train.batch_size": at_least(1),
-        "train.duration": duration,
+        "train.duration": positive_duration,
         "train.steps_per_call": at_least(1),
         "train.precision": one_of("float32", "bfloat16"),
         "train.ema_decay": between(0.0, 1.0),
-        "train.ema_half_life": optional(duration),
+        "train.ema_half_life": optional(positive_duration),
         "train.ema_ramp_up": at_least(0.0),
-        "train.log_every": duration,
-        "train.eval_every": duration,
-        "train.checkpoint_every": duration,
+        "train.log_every": positive_duration,
+        "train.eval_every": positive_duration,
+        "train.checkpoint_every": positive_duration,
         "train.keep_checkpoints": at_least(1),
         "eval.batch_size": at_least(1),
         "eval.sample_chunk": at_least(1),
@@ -173,6 +173,16 @@ def duration(value: str) -> str | None:
     if _DURATION.fullmatch(value):
         return None
     return "a duration like '500 steps', '10 epochs' or '60000 examples'"
+
+
+def positive_duration(value: str) -> str | None:
+    """Refuses what `steps_in` cannot read, and durations of 0."""
+    match = _DURATION.fullmatch(value)
+    return (
+        None
+        if match and float(match[1]) > 0
+        else "at least one step, like '500 steps', '10 epochs' or '60000 examples'"
+    )
 
 
 def optional(rule: Rule) -> Rule:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
+Array = jax.Array
 Key = jax.Array  # A typed PRNG key, `jax.random.key`.
 Params = Any  # A pytree of floating-point arrays.
 ModelState = Any  # A pytree of arrays that the model changes as it runs (batch statistics), or {}.

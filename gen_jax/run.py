@@ -64,7 +64,9 @@ class Run:
         chunk = self.config.eval.sample_chunk
         batch_size = chunk if batch_size is None else batch_size
         if not 0 <= seed < 2**32 or num < 1 or batch_size < 1:
-            raise UserError(f"seed={seed}, num={num} or batch_size={batch_size} is out of range; expected seed ≥ 0, others ≥ 1.")
+            raise UserError(
+                f"seed={seed}, num={num} or batch_size={batch_size} is out of range; expected seed ≥ 0, others ≥ 1."
+            )
         key = rng.stream(rng.root(seed), "sample")
         # The same program on the same whole chunks always: sample i is row i mod chunk of chunk i // chunk, and a
         # product's last bit may depend on the shape it is computed in.
@@ -73,7 +75,9 @@ class Run:
         parts: list[np.ndarray] = []
         for first in range(0, len(starts), per_fetch):
             group = starts[first : first + per_fetch]
-            on_device = [self._sample_chunk(self.state, rng.per_example(key, start + jnp.arange(chunk))) for start in group]
+            on_device = [
+                self._sample_chunk(self.state, rng.per_example(key, start + jnp.arange(chunk))) for start in group
+            ]
             parts += [np.asarray(part) for part in on_device]
         return np.concatenate(parts)[:num]
 

@@ -35,8 +35,9 @@ def configure(compilation_cache: str | None = None) -> None:
     """
     set_xla_flags()
     keep_large_buffers()
-    # One line a saved checkpoint, and a warning for every array that is not sharded, bury what a person wants to read.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs pages through absl, whole stack traces of its threads among them, of errors that it raises as well and
+    # that `checkpoint` says in a sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     if compilation_cache is None:
         compilation_cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "xla"))
     if compilation_cache:
@@ -90,7 +91,7 @@ def keep_large_buffers() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    if any(name.startswith("MALLOC_") and name.endswith("_") or name == "GLIBC_TUNABLES" for name in os.environ):
+    if any((name.startswith("MALLOC_") and name.endswith("_")) or name == "GLIBC_TUNABLES" for name in os.environ):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -29,7 +29,8 @@ class _Clocked:
     """A source that notes when each call's batches were asked for."""
 
     def __init__(self, source: Any):
-        self._source, self.times = source, {}
+        self._source = source
+        self.times: dict[int, float] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
@@ -85,7 +86,10 @@ def launch() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         cold = _first_row(pathlib.Path(folder), "cold")
         warm = _first_row(pathlib.Path(folder), "warm")
-    return [("launch to the first step, cold cache", f"{cold:.1f} s", ""), ("the same, warm cache", f"{warm:.1f} s", "")]
+    return [
+        ("launch to the first step, cold cache", f"{cold:.1f} s", ""),
+        ("the same, warm cache", f"{warm:.1f} s", ""),
+    ]
 
 
 def _first_row(folder: pathlib.Path, name: str) -> float:

@@ -4,7 +4,7 @@
 * `local`: which files in a folder make up a set, and how a folder of images is split.
 * `prepared`: the sets of TensorFlow Datasets, read without TensorFlow.
 * `sources`: `load_images(name, split, data_dir)` looks for a set in all places and gives an `ImageSet`.
-* `batches`: `ImageBatches` turns an `ImageSet` into the batches of a run; `prefetch` makes them ahead of time.
+* `batches`: `ImageBatches` turns an `ImageSet` into the batches of a run.
 * `embedded`: 10,000 + 1,000 images of Fashion-MNIST that come with the package, `fashion_mnist_10k`.
 
 Example:
@@ -13,7 +13,7 @@ Example:
   source.batch(0)["image"]  # [128, 28, 28, 1] uint8
 """
 
-from gen_jax.data.batches import ImageBatches, epoch_order, prefetch
+from gen_jax.data.batches import ImageBatches, epoch_order
 from gen_jax.data.readers import read_cifar10, read_folder, read_idx, read_npz
 from gen_jax.data.sources import ImageSet, load_images
 
@@ -22,7 +22,6 @@ __all__ = [
     "ImageSet",
     "epoch_order",
     "load_images",
-    "prefetch",
     "read_cifar10",
     "read_folder",
     "read_idx",

@@ -1,21 +1,15 @@
-"""The batches of a run as a function of (seed, step), and `prefetch`, which makes them ahead of time."""
+"""The batches of a run as a function of (seed, step)."""
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 
 from gen_jax.contracts import Source, UserError
 from gen_jax.data.sources import ImageSet
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 # A batch lies in one epoch or two, except in tiny sets, for which an order costs nothing.
@@ -201,27 +195,3 @@ class ImageBatches(Source):
             "row": rows.astype(np.int32),
             "index": index.astype(np.uint32),  # Wraps modulo 2^32.
         }
-
-
-def prefetch(function: Callable[[T], U], items: Iterable[T], depth: int = 2) -> Iterator[U]:
-    """Maps a function over items, in order, some items ahead of the consumer in one background thread.
-
-    Args:
-      function: of one item; what it raises comes out where its result would.
-      items: taken in the consumer's thread; they may be endless.
-      depth: how many results are at work or ready beyond the one asked for, at least 1.
-
-    Yields:
-      The results. Closing the generator waits for the item at work, drops the others and ends the thread.
-    """
-    pending: collections.deque[concurrent.futures.Future[U]] = collections.deque()
-    pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

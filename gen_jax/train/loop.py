@@ -90,12 +90,15 @@ def train(
     layout.check_batch_size("eval.batch_size", config.eval.batch_size)
     folder = workdir.open_workdir(path)
     facts = card.provenance(experiment)
-    with workdir.lock(folder) if is_main else contextlib.nullcontext():
-        if is_main:
-            workdir.claim(folder, config)
-            workdir.check_data(folder, facts)
-        run = _Run(experiment, config, folder, layout, facts, say if is_main else lambda line: None)
-        return run.train(show_progress and is_main)
+    try:
+        with workdir.lock(folder) if is_main else contextlib.nullcontext():
+            if is_main:
+                workdir.claim(folder, config)
+                workdir.check_data(folder, facts)
+            run = _Run(experiment, config, folder, layout, facts, say if is_main else lambda line: None)
+            return run.train(show_progress and is_main)
+    except OSError as error:  # A full disk may show in any of the files that a run writes.
+        raise Checkpoints(folder / "checkpoints").cannot_write(error) from error
 
 
 class _Run:
@@ -130,11 +133,12 @@ class _Run:
             with _stop_signals() as stopping, progress(self.plan.total, start, show_progress) as bar:
                 return self.steps(state, start, writer, bar, stopping)
         finally:
-            writer.close()
             self.checkpoints.close()
+            writer.close()
 
     def initial_state(self) -> tuple[Any, int]:
-        """The state to go on from, on the host, in this order of precedence:
+        """The state to go on from, on the host, by the first of these that is there.
+
 
         1. the newest whole checkpoint in the workdir;
         2. the parameters of the run that `config.init_from` names, with everything else new;
@@ -155,7 +159,7 @@ class _Run:
                 raise UserError(f"config.init_from={str(source)!r} has no checkpoint; give the workdir of a run.")
             kept = {name: getattr(other[0], name) for name in ("params", "model_state", "ema_params")}
             self.say(f"Starting from the parameters of {source}, step {other[1]}.")
-            return target.replace(**kept), 0
+            return dataclasses.replace(target, **kept), 0
         return target, 0
 
     def steps(self, state: Any, start: int, writer: Writer, bar: tqdm.tqdm, stopping: list[str]) -> Outcome:
@@ -172,7 +176,9 @@ class _Run:
             unchecked = [(first, metrics)]
             bar.update(per_call)
 
-            log, test, save = (now % every == 0 or now == plan.total for every in (plan.log, plan.evaluate, plan.checkpoint))
+            log, test, save = (
+                now % every == 0 or now == plan.total for every in (plan.log, plan.evaluate, plan.checkpoint)
+            )
             stop = parallel.any_process(bool(stopping)) if log or jax.process_count() == 1 else False
             if log or test or save or stop:
                 values = self.check_finite(unchecked)
@@ -190,7 +196,9 @@ class _Run:
             if stop:
                 self.checkpoints.wait()
                 bar.close()
-                self.say(f"Stopped by {stopping[0] if stopping else 'another process'} at step {now} of {plan.total}, saved. The same command continues.")
+                self.say(
+                    f"Stopped by {stopping[0] if stopping else 'another process'} at step {now} of {plan.total}, saved. The same command continues."
+                )
                 return Outcome(now, False, {}, [])
             if test:  # The speed is that of training alone.
                 clock, clock_step = time.monotonic(), now

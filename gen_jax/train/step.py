@@ -119,7 +119,8 @@ def make_train_step(
         ema_params = state.ema_params
         if ema is not None:
             ema_params = update_ema(ema_params, params, ema.decay_at(state.step + 1))
-        new_state = state.replace(
+        new_state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             model_state=model_state,

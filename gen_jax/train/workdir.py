@@ -123,7 +123,9 @@ def experiment_name(workdir: pathlib.Path, text: str) -> str:
     try:
         return str(json.loads(text)["experiment"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{workdir / 'config.json'} is not a run's config; restore it, or give another --workdir.") from error
+        raise UserError(
+            f"{workdir / 'config.json'} is not a run's config; restore it, or give another --workdir."
+        ) from error
 
 
 def check_data(workdir: pathlib.Path, facts: dict[str, Any]) -> None:

@@ -165,7 +165,9 @@ def _draw_scatter(scatter: Scatter) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     classes = np.unique(scatter.labels)
-    points = axes.scatter(*scatter.points.T, c=np.searchsorted(classes, scatter.labels), cmap="tab10", s=6, vmin=0, vmax=9)
+    colours = np.searchsorted(classes, scatter.labels)
+    x, y = scatter.points.T
+    points = axes.scatter(x, y, c=colours, cmap="tab10", s=6, vmin=0, vmax=9)
     if 1 < len(classes) <= 10:
         handles, _ = points.legend_elements(num=list(range(len(classes))))
         axes.legend(handles, [str(c) for c in classes], title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))

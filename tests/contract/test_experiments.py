@@ -109,7 +109,10 @@ def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
     layout = Layout("jit", jax.devices()[:1])
     step = layout.wrap_train(experiment.train_step, experiment.steps_per_call)
-    state, batch = layout.put_state(experiment.init(rng.root(0))), layout.put_batch(call_batch(experiment, 0), experiment.steps_per_call)
+    state, batch = (
+        layout.put_state(experiment.init(rng.root(0))),
+        layout.put_batch(call_batch(experiment, 0), experiment.steps_per_call),
+    )
     losses = []
     for _ in range(60):
         state, metrics = step(state, batch)
@@ -123,7 +126,9 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     state = experiment.init(rng.root(0))
     means = []
     for layout in (Layout("jit", jax.devices()[:1]), Layout("pmap"), Layout("jit")):
-        means.append(evaluate(layout.wrap_eval(experiment.eval_step), layout.put_state(state), experiment.test_source, layout))
+        means.append(
+            evaluate(layout.wrap_eval(experiment.eval_step), layout.put_state(state), experiment.test_source, layout)
+        )
     for other in means[1:]:
         chex.assert_trees_all_close(other, means[0], rtol=1e-5, atol=1e-6)
     assert set(experiment.headline) <= set(experiment.report(means[0]))

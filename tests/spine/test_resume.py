@@ -65,7 +65,9 @@ def assert_same_run(first, second, experiment):
 def start(workdir, *arguments):
     command = [sys.executable, "-m", "experiments.vae", "--preset=tiny", f"--workdir={workdir}", *arguments]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 LONG = ("--config.train.duration=400 steps", "--config.train.checkpoint_every=4 steps")
@@ -144,7 +146,9 @@ def test_a_finished_run_says_so_and_changes_nothing(unbroken):
 def test_the_workdir_holds_all_that_it_should(unbroken):
     names = {p.relative_to(unbroken).as_posix() for p in unbroken.rglob("*")}
     expected = {"config.json", "provenance.json", "metrics.jsonl", "README.md", "checkpoints/400"}
-    expected |= {f"pictures/{name}.png" for name in ("samples", "reconstructions", "interpolation", "manifold", "codes")}
+    expected |= {
+        f"pictures/{name}.png" for name in ("samples", "reconstructions", "interpolation", "manifold", "codes")
+    }
     assert expected <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     card = (unbroken / "README.md").read_text()

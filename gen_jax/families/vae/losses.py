@@ -36,9 +36,7 @@ def elbo(log_px_z: Array, mean: Array, log_var: Array, beta: Array | float = 1.0
     return reconstruction - beta * kl, {"log_likelihood": reconstruction, "kl": kl}
 
 
-def elbo_monte_carlo(
-    log_px_z: Array, log_pz: Array, log_qz_x: Array, beta: Array | float = 1.0
-) -> tuple[Array, Terms]:
+def elbo_monte_carlo(log_px_z: Array, log_pz: Array, log_qz_x: Array, beta: Array | float = 1.0) -> tuple[Array, Terms]:
     """The evidence lower bound of one example with every term sampled; it needs no closed form.
 
     L = (1/L) Σ_l [log p(x | z_l) + β (log p(z_l) − log q(z_l | x))],  z_l ~ q(z|x)
@@ -115,7 +113,7 @@ def observe(key: Key, image: Array, likelihood: str, binarization: str) -> Array
 
 
 def log_likelihood(x: Array, outputs: dict[str, Array]) -> Array:
-    """log p(x|z) of one example from the decoder's outputs for it.
+    """Log p(x|z) of one example from the decoder's outputs for it.
 
     Args:
       x: [H, W, C] as `observe` gives it.
