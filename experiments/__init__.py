@@ -1,3 +1,4 @@
-"""The experiments: one module a run, each with its docstring, `get_config(preset)`, `validate(config)` and
-`build(config)`. `python -m experiments` lists them.
+"""The experiments: one module a run, each with `get_config(preset)`, `validate(config)` and `build(config)`.
+
+`python -m experiments` lists them.
 """

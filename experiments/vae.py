@@ -350,11 +350,11 @@ def report(means: dict[str, np.ndarray], *, num_dims: int, exact: bool) -> dict[
         "active_units": float(np.sum(variance > ACTIVE_UNIT_VARIANCE)),
     }
     if exact:
-        numbers["bits_per_dim"] = float(distributions.bits_per_dim(means["elbo"], num_dims))
+        numbers["bits_per_dim"] = float(distributions.bits_per_dim(jnp.asarray(means["elbo"]), num_dims))
     if "log_px" in means:
         numbers["log_px_nats"] = float(means["log_px"])
         if exact:
-            numbers["log_px_bits_per_dim"] = float(distributions.bits_per_dim(means["log_px"], num_dims))
+            numbers["log_px_bits_per_dim"] = float(distributions.bits_per_dim(jnp.asarray(means["log_px"]), num_dims))
     return numbers
 
 

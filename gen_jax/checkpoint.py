@@ -69,7 +69,8 @@ class Checkpoints:
         arrays = to_arrays(state)
         self.wait()
         try:
-            _reserve(self.directory, sum(array.nbytes for array in arrays.values()))
+            if jax.process_index() == 0:
+                _reserve(self.directory, sum(array.nbytes for array in arrays.values()))
             if self._manager is None:
                 options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
                 self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -112,7 +113,8 @@ class Checkpoints:
         """
         whole = self.steps()
         kept = f"the checkpoint of step {whole[-1]} is whole" if whole else "there is no earlier checkpoint"
-        code = getattr(error, "errno", None) or int((re.findall(r"os_error_code='(\d+)'", str(error)) or [0])[-1])
+        found = re.findall(r"os_error_code='(\d+)'", str(error))  # As TensorStore writes it.
+        code = getattr(error, "errno", None) or int(found[-1] if found else 0)
         reason = os.strerror(code) if code else str(error).splitlines()[0][:200]
         return UserError(
             f"{self.directory.parent} cannot be written ({reason}); {kept}. Make room or give permission there, and run "
@@ -230,11 +232,11 @@ def from_arrays(arrays: dict[str, np.ndarray], target: Any) -> Any:
             there, elsewhere = (
                 ("the model", "the checkpoint") if name not in arrays else ("the checkpoint", "the model")
             )
-            raise StateMismatchError(f"The checkpoint is another model's: '{name}' is in {there}, not in {elsewhere}.")
+            raise StateMismatchError(f"The checkpoint is another model's: {name} is in {there}, not in {elsewhere}.")
         have, want = arrays[name], expected[name]
         if have.shape != want.shape or have.dtype != want.dtype:
             raise StateMismatchError(
-                f"The checkpoint is another model's: '{name}' is {have.dtype}{list(have.shape)} in the checkpoint and "
+                f"The checkpoint is another model's: {name} is {have.dtype}{list(have.shape)} in the checkpoint and "
                 f"{want.dtype}{list(want.shape)} in the model."
             )
 

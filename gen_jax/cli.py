@@ -92,9 +92,8 @@ def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list
     if len(rest) > 1:
         raise UserError(f"The argument '{rest[1]}' is not understood; flags begin with --, like --workdir=DIR.")
     if values.mode not in MODES:
-        raise UserError(
-            f"There is no --mode={values.mode}{config_lib.suggestion(values.mode, MODES)}; expected one of {', '.join(MODES)}."
-        )
+        near = config_lib.suggestion(values.mode, MODES)
+        raise UserError(f"There is no --mode={values.mode}{near}; expected one of {', '.join(MODES)}.")
     return values, [argument for argument, other in zip(argv, is_config, strict=True) if other]
 
 

@@ -10,6 +10,7 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gen_jax.contracts import Array, Key
 
@@ -52,7 +53,7 @@ def stream(key: Key, name: str) -> Key:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def per_example(key: Key, index: Array) -> Key:
+def per_example(key: Key, index: ArrayLike) -> Key:
     """One key for each example of a batch.
 
     Args:

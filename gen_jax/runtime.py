@@ -47,8 +47,8 @@ def configure(compilation_cache: str | None = None) -> None:
 
 def user_cache() -> pathlib.Path:
     """The folder where gen_jax may keep what can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(base) / "gen_jax"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "gen_jax"
 
 
 def set_xla_flags() -> None:

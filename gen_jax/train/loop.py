@@ -139,13 +139,13 @@ class _Run:
     def initial_state(self) -> tuple[Any, int]:
         """The state to go on from, on the host, by the first of these that is there.
 
-
         1. the newest whole checkpoint in the workdir;
         2. the parameters of the run that `config.init_from` names, with everything else new;
         3. scratch.
         """
         target = jax.jit(self.experiment.init)(rng.root(self.config.seed))
         restored = self.checkpoints.restore_latest(target)
+        parallel.check_same("step to continue from", 0 if restored is None else restored[1])
         if self.is_main:
             self.checkpoints.set_aside_after(-1 if restored is None else restored[1])
         if restored is not None:
@@ -196,9 +196,8 @@ class _Run:
             if stop:
                 self.checkpoints.wait()
                 bar.close()
-                self.say(
-                    f"Stopped by {stopping[0] if stopping else 'another process'} at step {now} of {plan.total}, saved. The same command continues."
-                )
+                by = stopping[0] if stopping else "another process"
+                self.say(f"Stopped by {by} at step {now} of {plan.total}, saved. The same command continues.")
                 return Outcome(now, False, {}, [])
             if test:  # The speed is that of training alone.
                 clock, clock_step = time.monotonic(), now

@@ -163,6 +163,26 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
+def check_same(name: str, value: int) -> None:
+    """Refuses to go on where processes disagree on a number that all must share.
+
+    Args:
+      name: what it is, for the message.
+      value: this process's.
+
+    Raises:
+      UserError: where another process has another value.
+    """
+    if jax.process_count() == 1:
+        return
+    values = multihost_utils.process_allgather(np.asarray(value))
+    if np.any(values != value):
+        raise UserError(
+            f"The processes disagree on the {name} ({', '.join(map(str, np.ravel(values)))}); the workdir must be on a "
+            "file system that all of them share."
+        )
+
+
 def any_process(flag: bool) -> bool:
     """Whether any process raises a flag; every process must ask at the same point.
 

@@ -263,7 +263,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(copied):
     config = json.loads((copied / "config.json").read_text())
     config["model"]["hidden"] = [16]
     (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"another model's: '.*' is float32\[.*32.*\] in the checkpoint"):
+    with pytest.raises(UserError, match=r"another model's: .* is float32\[.*32.*\] in the checkpoint"):
         run.load(copied)
 
 
@@ -344,5 +344,5 @@ def test_two_processes_cannot_train_in_one_workdir(tmp_path):
 
 def test_a_folder_that_is_no_run(tmp_path):
     assert "no config.json" in sentence(f"--workdir={tmp_path}", "--mode=sample")
-    with pytest.raises(UserError, match="no config.json"):
+    with pytest.raises(UserError, match="no config"):
         run.load(tmp_path / "nowhere")
