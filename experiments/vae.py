@@ -75,10 +75,10 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.eval.importance_samples = 5000  # k of --mode=eval.
     config.eval.importance_chunk = 100  # How many of them are decoded at once, for each example of a batch.
 
-    config.train.duration = "100 epochs"
+    config.optim.schedule = "cosine"
+    config.train.duration = "80 epochs"
     config.train.steps_per_call = 10
-    config.train.eval_every = "20 epochs"
-    config.train.checkpoint_every = "20 epochs"
+    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
     _PRESETS.get(preset, _unknown_preset)(config)
     return config
 
@@ -86,6 +86,7 @@ def get_config(preset: str = "default") -> ConfigDict:
 def _conv(config: ConfigDict) -> None:
     config.model.network = "conv"
     config.model.activation = "relu"
+    config.train.steps_per_call = 1  # XLA's CPU backend runs convolutions inside a scan on one core, many times slower.
     config.train.duration = "30 epochs"
     config.train.eval_every = config.train.checkpoint_every = "10 epochs"
 
@@ -96,7 +97,8 @@ def _two_d(config: ConfigDict) -> None:
 
 def _full(config: ConfigDict) -> None:
     config.data.name = "fashion_mnist"
-    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
+    config.train.duration = "30 epochs"
+    config.train.eval_every = config.train.checkpoint_every = "5 epochs"
 
 
 def _tiny(config: ConfigDict) -> None:

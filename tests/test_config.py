@@ -1,0 +1,83 @@
+"""Durations, rules, and configs that survive a round trip."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gen_jax import config as config_lib
+from gen_jax import run
+from gen_jax.contracts import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("500 steps", 500),
+        ("500", 500),
+        ("1 step", 1),
+        ("1 epoch", 79),  # 10,000 examples in batches of 128: the last batch goes on into the next epoch.
+        ("2 epochs", 157),
+        ("0.5 epochs", 40),
+        ("128 examples", 1),
+        ("129 examples", 2),
+        ("1e3 examples", 8),
+        ("0 steps", 0),
+        (" 10epochs ", 782),
+    ],
+)
+def test_a_duration_in_steps(text, steps):
+    assert config_lib.steps_in(text, batch_size=128, num_examples=10_000) == steps
+
+
+@given(st.integers(1, 10**6), st.integers(1, 4096), st.integers(1, 10**6))
+def test_a_duration_in_examples_is_covered_and_not_by_a_step_too_many(examples, batch_size, num_examples):
+    steps = config_lib.steps_in(f"{examples} examples", batch_size, num_examples)
+    assert steps * batch_size >= examples > (steps - 1) * batch_size
+
+
+@pytest.mark.parametrize("text", ["", "ten steps", "5 parsecs", "-3 steps", "3 steps more", "nan"])
+def test_what_is_not_a_duration_is_refused(text):
+    with pytest.raises(UserError, match="is not a duration"):
+        config_lib.steps_in(text, 1, 1)
+
+
+@pytest.mark.parametrize("name", run.experiment_names())
+def test_a_config_survives_a_round_trip_through_json(name):
+    module = run.find_experiment(name)
+    config = module.get_config("tiny")
+    again = config_lib.from_json(config_lib.to_json(config), module.get_config())
+    assert again == config
+    assert config_lib.flatten(again) == config_lib.flatten(config)
+    assert not config_lib.differences(config, again)
+
+
+def test_every_key_with_a_range_is_checked():
+    module = run.find_experiment("vae")
+    config = module.get_config("tiny")
+    for key, value in config_lib.flatten(config).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            broken = module.get_config("tiny")
+            config_lib.set_value(broken, key, type(value)(-1))
+            with pytest.raises(UserError, match=key.rsplit(".", 1)[-1]):
+                module.validate(broken)
+
+
+def test_setting_a_value_keeps_the_type():
+    config = config_lib.base_config()
+    config_lib.set_value(config, "optim.learning_rate", 1)
+    assert config.optim.learning_rate == 1.0 and isinstance(config.optim.learning_rate, float)
+    with pytest.raises(UserError, match="wrong type"):
+        config_lib.set_value(config, "optim.learning_rate", "1")
+    with pytest.raises(UserError, match="wrong type"):
+        config_lib.set_value(config, "train.batch_size", 1.5)
+    with pytest.raises(UserError, match=r"did you mean train\.batch_size"):
+        config_lib.set_value(config, "train.batchsize", 3)
+
+
+def test_differences_names_keys_and_values_and_passes_over_what_may_change():
+    old, new = config_lib.base_config(), config_lib.base_config()
+    new.seed, new.parallel.backend = 3, "jit"
+    assert config_lib.differences(old, new, config_lib.FREE_TO_CHANGE) == ["seed (0 -> 3)"]
+    assert len(config_lib.differences(old, new)) == 2
