@@ -28,12 +28,15 @@ from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Grid, Picture, Scatter, Source, UserError
 from gen_jax.data import ImageBatches, load_images
 from gen_jax.families.vae import losses, models, sampling
+from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops import distributions
 from gen_jax.train.optimizer import make_optimizer, make_schedule
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import Ema, make_train_step, masked_sums
 
-ACTIVE_UNIT_VARIANCE = 0.01  # IWAE, Section 5.1: a unit is active where Var_x(E[u|x]) is larger.
+ACTIVE_UNIT_VARIANCE = (
+    0.01  # IWAE, Section 5.2: a unit u is active where Var_x(E_q[u|x]) is larger, here over the test set.
+)
 
 
 def get_config(preset: str = "default") -> ConfigDict:
@@ -57,7 +60,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.model = ConfigDict()
     config.model.network = "mlp"  # mlp | conv
     config.model.latent_dim = 20
-    config.model.hidden = (500,)  # mlp: the width of each hidden layer.
+    config.model.hidden = (500,)  # mlp: the width of each hidden layer, from the image inwards.
     config.model.channels = (32, 64)  # conv: of each stage that halves the image.
     config.model.dense = 256  # conv: the width of the fully connected layer.
     config.model.activation = "tanh"  # tanh | relu | gelu
@@ -73,7 +76,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.objective.kl_warmup = "0 steps"
 
     config.eval.importance_samples = 5000  # k of --mode=eval.
-    config.eval.importance_chunk = 100  # How many of them are decoded at once, for each example of a batch.
+    config.eval.importance_chunk = 100  # How many of them are decoded at once.
 
     config.optim.schedule = "cosine"
     config.train.duration = "80 epochs"
@@ -134,18 +137,18 @@ def validate(config: ConfigDict) -> None:
       UserError: for the first value out of range.
     """
     rules = config_lib.base_rules() | {
-        "data.binarization": config_lib.one_of("dynamic", "threshold", "none"),
+        "data.binarization": config_lib.one_of(*losses.BINARIZATIONS),
         "model.network": config_lib.one_of("mlp", "conv"),
         "model.latent_dim": config_lib.at_least(1),
         "model.dense": config_lib.at_least(1),
         "model.activation": config_lib.one_of("tanh", "relu", "gelu"),
         "model.dropout": config_lib.between(0.0, 1.0),
-        "model.likelihood": config_lib.one_of("bernoulli", "gaussian", "discretized_logistic"),
-        "model.variance": config_lib.one_of("fixed", "scalar", "pixel"),
+        "model.likelihood": config_lib.one_of(*models.LIKELIHOODS),
+        "model.variance": config_lib.one_of(*models.VARIANCES),
         "model.fixed_std": config_lib.positive,
         "model.hidden": config_lib.each(config_lib.at_least(1)),
         "model.channels": config_lib.each(config_lib.at_least(1)),
-        "objective.bound": config_lib.one_of("elbo", "elbo_monte_carlo", "iwae"),
+        "objective.bound": config_lib.one_of(*losses.BOUNDS),
         "objective.num_samples": config_lib.at_least(1),
         "objective.beta": config_lib.at_least(0.0),
         "objective.kl_warmup": config_lib.duration,
@@ -153,6 +156,14 @@ def validate(config: ConfigDict) -> None:
         "eval.importance_chunk": config_lib.at_least(1),
     }
     config_lib.check(config, rules)
+    config_lib.check_optimizer(config)
+    objective = config.objective
+    warmed_up = config_lib.steps_in(objective.kl_warmup, 1, 1) > 0
+    if objective.bound == "iwae" and (objective.beta != 1.0 or warmed_up):
+        raise UserError(
+            "config.objective.bound=iwae has no weighted divergence; set config.objective.beta=1 and "
+            "config.objective.kl_warmup='0 steps', or another bound."
+        )
     if config.eval.importance_samples % config.eval.importance_chunk:
         raise UserError(
             f"config.eval.importance_chunk={config.eval.importance_chunk} does not divide "
@@ -218,27 +229,28 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         compute_dtype=jnp.dtype(config.train.precision),
         steps_per_call=config.train.steps_per_call,
     )
+    evaluation = {
+        "model": model,
+        "binarization": config.data.binarization,
+        "num_samples": config.objective.num_samples if config.objective.bound == "iwae" else 1,
+    }
+    importance = {
+        "importance_samples": config.eval.importance_samples,
+        "importance_chunk": config.eval.importance_chunk,
+    }
+    shown = {"model": model, "test_source": test_source, "binarization": config.data.binarization}
+    num_dims = int(np.prod(train_source.example_shape))
     return Experiment(
         train_source=train_source,
         test_source=test_source,
         init=init,
         train_step=train_step,
-        eval_step=functools.partial(eval_step, model=model, binarization=config.data.binarization),
-        report=functools.partial(
-            report, num_dims=int(np.prod(train_source.example_shape)), exact=is_likelihood(config)
-        ),
+        eval_step=functools.partial(eval_step, **evaluation),
+        likelihood_step=functools.partial(likelihood_step, **evaluation, **importance),
+        report=functools.partial(report, num_dims=num_dims, exact=is_likelihood(config)),
         sample=lambda state, keys: sampling.sample_prior(state.eval_params, keys, model=model),
-        pictures=functools.partial(
-            pictures, model=model, test_source=test_source, binarization=config.data.binarization
-        ),
-        likelihood_step=functools.partial(
-            likelihood_step,
-            model=model,
-            binarization=config.data.binarization,
-            num_samples=config.eval.importance_samples,
-            chunk_size=config.eval.importance_chunk,
-        ),
-        headline=("elbo_nats", "bits_per_dim", "active_units"),
+        pictures=functools.partial(pictures, **shown),
+        headline=("elbo_nats", "score_nats", "iwae_nats", "bits_per_dim", "active_units"),
         steps_per_call=config.train.steps_per_call,
     )
 
@@ -276,7 +288,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> models.VAE:
     decoder: nn.Module
     if m.network == "mlp":
         encoder = models.MLPEncoder(m.latent_dim, tuple(m.hidden), activation, m.dropout)
-        decoder = models.MLPDecoder(output_shape, tuple(m.hidden), activation, m.dropout)
+        decoder = models.MLPDecoder(output_shape, tuple(reversed(m.hidden)), activation, m.dropout)
     else:
         shrink = 2 ** len(m.channels)
         if height % shrink or width % shrink or not m.channels:
@@ -295,10 +307,28 @@ def is_likelihood(config: ConfigDict) -> bool:
 
 
 def eval_step(
-    state: TrainState, batch: Any, *, model: models.VAE, binarization: str, axis_name: str | None = None
+    state: TrainState,
+    batch: Any,
+    *,
+    model: models.VAE,
+    binarization: str,
+    num_samples: int,
+    axis_name: str | None = None,
 ) -> Any:
-    """The ELBO of a test batch with one sample an example, as (sum, count) pairs over the devices."""
-    return masked_sums(_bound_terms(state, batch, model, binarization)[0], batch["mask"], axis_name)
+    """The bound and its terms for a test batch.
+
+    Args:
+      state: whose `eval_params` are evaluated.
+      batch: an evaluation batch.
+      model: the VAE.
+      binarization: as in `losses.observe`.
+      num_samples: codes an example; for more than one, the importance-weighted bound of as many is there too.
+      axis_name: the mapped axis of devices, or None.
+
+    Returns:
+      {name: (sum, count)} over all devices.
+    """
+    return masked_sums(_bound_terms(state, batch, model, binarization, num_samples)[0], batch["mask"], axis_name)
 
 
 def likelihood_step(
@@ -308,79 +338,111 @@ def likelihood_step(
     model: models.VAE,
     binarization: str,
     num_samples: int,
-    chunk_size: int,
+    importance_samples: int,
+    importance_chunk: int,
     axis_name: str | None = None,
 ) -> Any:
-    """What `eval_step` has, and log p(x) by importance sampling."""
-    values, x = _bound_terms(state, batch, model, binarization)
+    """What `eval_step` has, and log p(x) by importance sampling.
+
+    Args:
+      state: whose `eval_params` are evaluated.
+      batch: an evaluation batch.
+      model: the VAE.
+      binarization: as in `losses.observe`.
+      num_samples: as in `eval_step`.
+      importance_samples: k of `sampling.log_marginal`.
+      importance_chunk: how many of them are decoded at once.
+      axis_name: the mapped axis of devices, or None.
+
+    Returns:
+      {name: (sum, count)} over all devices.
+    """
+    values, x = _bound_terms(state, batch, model, binarization, num_samples)
     keys = rng.per_example(rng.stream(rng.stream(state.key, "eval"), "importance"), batch["index"])
     estimate = functools.partial(
-        sampling.log_marginal, state.eval_params, model=model, num_samples=num_samples, chunk_size=chunk_size
+        sampling.log_marginal,
+        state.eval_params,
+        model=model,
+        num_samples=importance_samples,
+        chunk_size=importance_chunk,
     )
     # One example after another: memory is that of one chunk, whatever the batch.
     values["log_px"] = jax.lax.map(lambda pair: estimate(*pair), (keys, x))
     return masked_sums(values, batch["mask"], axis_name)
 
 
-def _bound_terms(state: TrainState, batch: Any, model: models.VAE, binarization: str) -> tuple[dict[str, Any], Any]:
-    key = rng.stream(state.key, "eval")
-    keys = rng.per_example(rng.stream(key, "observe"), batch["index"])
-    x = jax.vmap(lambda k, v: losses.observe(k, v, model.likelihood, binarization))(keys, batch["image"])
-    mean, log_var, log_px_z, _, _ = losses.infer(
-        state.eval_params, key, x, batch["index"], model=model, num_samples=1, dropout=False
+def _observe(key: Any, batch: Any, model: models.VAE, binarization: str) -> Any:
+    """The test images as the model sees them; the same at every evaluation of a run."""
+    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "observe"), batch["index"])
+    return jax.vmap(lambda k, v: losses.observe(k, v, model.likelihood, binarization))(keys, batch["image"])
+
+
+def _bound_terms(
+    state: TrainState, batch: Any, model: models.VAE, binarization: str, num_samples: int
+) -> tuple[dict[str, Any], Any]:
+    x = _observe(state.key, batch, model, binarization)
+    mean, log_var, log_px_z, log_pz, log_qz_x = losses.infer(
+        state.eval_params,
+        rng.stream(state.key, "eval"),
+        x,
+        batch["index"],
+        model=model,
+        num_samples=num_samples,
+        dropout=False,
     )
     value, terms = jax.vmap(losses.elbo)(log_px_z, mean, log_var)
-    return {"elbo": value, "latent_mean": mean, "latent_mean_squared": mean**2} | terms, x
+    values = {"elbo": value, "latent_mean": mean, "latent_mean_squared": mean**2} | terms
+    if num_samples > 1:
+        values["iwae"] = jax.vmap(losses.iwae_bound)(losses.log_importance_weight(log_px_z, log_pz, log_qz_x))
+    return values, x
 
 
 def report(means: dict[str, np.ndarray], *, num_dims: int, exact: bool) -> dict[str, float]:
     """The numbers people read: the bound and its terms in nats, the code length in bits/dim, and the active units.
 
+    Bits/dim are of what the likelihood is of: binary pixels for the Bernoulli (1 is the uniform distribution's), 8-bit
+    levels for the others (8 is), for the Gaussian by way of one dequantised draw an image.
+
     Args:
       means: over the test set, as `eval_step` or `likelihood_step` name them.
-      num_dims: D.
-      exact: whether the bound bounds a log-probability; bits/dim are left out where it does not.
+      num_dims: D, channels counted.
+      exact: whether the bound bounds a log-probability. Where it does not, as for grey levels under a Bernoulli, it is
+        called a score, and there are no bits/dim and no log p(x).
 
     Returns:
       Numbers by name.
     """
     variance = means["latent_mean_squared"] - means["latent_mean"] ** 2
-    numbers = {
-        "elbo_nats": float(means["elbo"]),
-        "log_likelihood_nats": float(means["log_likelihood"]),
-        "kl_nats": float(means["kl"]),
-        "active_units": float(np.sum(variance > ACTIVE_UNIT_VARIANCE)),
-    }
+    names = {"elbo": "elbo_nats" if exact else "score_nats", "log_likelihood": "log_likelihood_nats", "kl": "kl_nats"}
+    if exact:
+        names |= {"iwae": "iwae_nats", "log_px": "log_px_nats"}
+    numbers = {name: float(means[key]) for key, name in names.items() if key in means}
+    numbers["active_units"] = float(np.sum(variance > ACTIVE_UNIT_VARIANCE))
     if exact:
         numbers["bits_per_dim"] = float(distributions.bits_per_dim(jnp.asarray(means["elbo"]), num_dims))
-    if "log_px" in means:
-        numbers["log_px_nats"] = float(means["log_px"])
-        if exact:
-            numbers["log_px_bits_per_dim"] = float(distributions.bits_per_dim(jnp.asarray(means["log_px"]), num_dims))
+    if exact and "log_px" in means:
+        numbers["log_px_bits_per_dim"] = float(distributions.bits_per_dim(jnp.asarray(means["log_px"]), num_dims))
     return numbers
 
 
 def pictures(state: TrainState, *, model: models.VAE, test_source: Source, binarization: str) -> dict[str, Picture]:
     """Samples, reconstructions, an interpolation; for a 2-D code its manifold and the encoded test set."""
     params = state.eval_params
-    batches = list(test_source.evaluation())
-    first = {name: batches[0][name][:20] for name in ("image", "index")}
+    observe = jax.jit(functools.partial(_observe, model=model, binarization=binarization))
     reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model))
     interpolate = jax.jit(functools.partial(sampling.interpolate, num_points=10, model=model))
     decode = jax.jit(functools.partial(sampling.decode_mean, model=model))
-
-    @jax.jit
-    def observed(key: Any) -> Any:
-        keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "observe"), first["index"])
-        return jax.vmap(lambda k, v: losses.observe(k, v, model.likelihood, binarization))(keys, first["image"])
 
     @jax.jit
     def prior_samples(key: Any) -> Any:
         keys = rng.per_example(rng.stream(key, "pictures"), jnp.arange(100))
         return sampling.sample_prior(params, keys, model=model)
 
-    x = np.asarray(observed(state.key))
-    rows = np.stack([first["image"] / np.float32(255), x, np.asarray(reconstruct(params, x))])  # [3, 20, H, W, C]
+    # The whole test set, though this process may evaluate only a part of it.
+    batches = [b | {"x": np.asarray(observe(state.key, b))} for b in test_source.whole().evaluation()]
+    shown = np.arange(20) % test_source.num_examples
+    images, x = (np.concatenate([b[name] for b in batches])[shown] for name in ("image", "x"))
+    rows = np.stack([images / np.float32(255), x, np.asarray(reconstruct(params, x))])  # [3, 20, H, W, C]
     found: dict[str, Picture] = {
         "samples": Grid("Means of p(x|z), z from the prior", _rows(prior_samples(state.key), 10)),
         "reconstructions": Grid(
@@ -407,8 +469,8 @@ def _rows(images: Any, columns: int) -> np.ndarray:
 
 
 def _encoded(params: Any, batches: list[Any], model: models.VAE) -> Scatter:
-    encode = jax.jit(lambda x: model.apply({"params": params}, x, method="encode")[0])
-    means = [np.asarray(encode(b["image"] / np.float32(255)))[b["mask"] > 0] for b in batches]
+    encode = jax.jit(lambda x: apply_in_param_dtype(model, params, x, method="encode")[0])
+    means = [np.asarray(encode(b["x"]))[b["mask"] > 0] for b in batches]
     labels = [b["label"][b["mask"] > 0] for b in batches]
     points, classes = np.concatenate(means), np.concatenate(labels)
     return Scatter("The test set, encoded: means of q(z|x), coloured by class", points, classes, ("z₁", "z₂"))

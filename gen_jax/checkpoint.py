@@ -117,8 +117,8 @@ class Checkpoints:
         code = getattr(error, "errno", None) or int(found[-1] if found else 0)
         reason = os.strerror(code) if code else str(error).splitlines()[0][:200]
         return UserError(
-            f"{self.directory.parent} cannot be written ({reason}); {kept}. Make room or give permission there, and run "
-            "the same command again."
+            f"{self.directory.parent} cannot be written ({reason}); {kept}. Make room or give permission there, and "
+            "run the same command again."
         )
 
     def restore(self, step: int, target: Any) -> Any:

@@ -34,10 +34,10 @@ def base_config() -> ConfigDict:
     config.data.dir = ""  # Where data files are looked for first.
 
     config.optim = ConfigDict()
-    config.optim.name = "adam"  # adam | adamw | sgd
+    config.optim.name = "adam"  # adam | adamw | adagrad | sgd
     config.optim.learning_rate = 1e-3
     config.optim.schedule = "constant"  # constant | cosine | linear, after the warm-up, to 0 at the end.
-    config.optim.warmup = "0 steps"  # Over which the rate rises linearly from 0.
+    config.optim.warmup = "0 steps"  # w of them: update t < w has (t + 1) / w of the rate.
     config.optim.b1 = 0.9
     config.optim.b2 = 0.999
     config.optim.eps = 1e-8
@@ -70,8 +70,8 @@ def base_config() -> ConfigDict:
 def base_rules() -> dict[str, Rule]:
     """What the keys of `base_config` must satisfy."""
     return {
-        "seed": at_least(0),
-        "optim.name": one_of("adam", "adamw", "sgd"),
+        "seed": between(0, 2**32),
+        "optim.name": one_of("adam", "adamw", "adagrad", "sgd"),
         "optim.learning_rate": positive,
         "optim.schedule": one_of("constant", "cosine", "linear"),
         "optim.warmup": duration,
@@ -135,6 +135,23 @@ def check(config: ConfigDict, rules: Mapping[str, Rule]) -> None:
         expected = rule(value)
         if expected is not None:
             raise UserError(f"config.{key}={value!r} is out of range; expected {expected}.")
+
+
+def check_optimizer(config: ConfigDict) -> None:
+    """Refuses options that the chosen optimiser does not have, rather than ignore them.
+
+    Args:
+      config: the resolved config.
+
+    Raises:
+      UserError: naming the option and the optimiser that has it.
+    """
+    optim = config.optim
+    for key, owner in (("weight_decay", "adamw"), ("momentum", "sgd")):
+        if optim[key] and optim.name != owner:
+            raise UserError(
+                f"config.optim.{key}={optim[key]} has no effect with config.optim.name={optim.name}; use {owner}."
+            )
 
 
 def positive(value: float) -> str | None:

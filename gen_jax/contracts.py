@@ -69,6 +69,9 @@ class Source(Protocol):
     def batches(self, step: int, count: int) -> dict[str, np.ndarray]:
         """The batches of `count` steps from `step` on, along a new leading axis."""
 
+    def whole(self) -> Source:
+        """The same source as one process alone would have it: `batch` and `evaluation` give whole batches."""
+
     def evaluation(self) -> Iterable[dict[str, np.ndarray]]:
         """Every example once, in order, in equal batches with a `mask`; this process's part of each."""
 
@@ -123,7 +126,7 @@ class Experiment:
       sample: `(state, keys [n]) -> images [n, H, W, C] in [0, 1]`, sample i from key i alone.
       pictures: `state -> {file name without ending: Picture}`; what randomness they need comes from `state.key`.
       likelihood_step: like `eval_step`, the slow and accurate evaluation of `--mode=eval`; None where there is none.
-      headline: the names in `report` that the last line of a run shows, in order.
+      headline: the names in `report` that the last line of a run shows, in order, where they are there.
       steps_per_call: how many training steps one call of `train_step` makes.
     """
 

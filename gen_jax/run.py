@@ -168,6 +168,9 @@ class _AbsentSource(Source):
     def batches(self, step: int, count: int) -> NoReturn:
         raise self.error
 
+    def whole(self) -> NoReturn:
+        raise self.error
+
     def evaluation(self) -> NoReturn:
         raise self.error
 

@@ -138,10 +138,12 @@ class _Calls:
 
 def peak_memory() -> Row:
     """The largest resident size of a whole default run, shortened."""
-    with tempfile.TemporaryDirectory() as folder:
-        with _train_process(pathlib.Path(folder) / "run", pathlib.Path(folder) / "cache", "200 steps") as process:
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _train_process(pathlib.Path(folder) / "run", pathlib.Path(folder) / "cache", "200 steps") as process,
+    ):
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux.
     return "peak memory of a run, data and pictures included", f"{usage.ru_maxrss * scale / 2**20:,.0f} MiB", ""
 

@@ -158,6 +158,10 @@ class ImageBatches(Source):
         index = np.arange(start, start + count * self.batch_size, dtype=np.int64).reshape(shape)[:, part]
         return self._examples(rows, index)
 
+    def whole(self) -> ImageBatches:
+        """The same batches as one process alone would have them."""
+        return dataclasses.replace(self, process_index=0, process_count=1)
+
     def evaluation(self) -> Iterator[dict[str, np.ndarray]]:
         """Every example once, in order.
 

@@ -71,7 +71,9 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [B, H, W, I] to [B, sH, sW, features]."""
         shape = (self.kernel_size, self.kernel_size, self.features, x.shape[-1])
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 3), out_axis=2)
+        # LeCun's, for the terms that an output pixel has: only every stride-th tap of the kernel, along each axis.
+        scale = float(self.stride**2)
+        init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal", in_axis=(0, 1, 3), out_axis=2)
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         return conv_transpose(x, kernel.astype(x.dtype), self.stride) + bias.astype(x.dtype)

@@ -19,7 +19,7 @@ def apply_in_param_dtype(model: nn.Module, params: Params, x: Array, *args: Any,
 
     Args:
       model: a module without mutable collections.
-      params: its parameters, all of one floating-point type.
+      params: its parameters, all but the scalars of one floating-point type.
       x: [...] the input.
       *args: further arguments, passed on as they are.
       method: the name of the module's method.
@@ -27,6 +27,6 @@ def apply_in_param_dtype(model: nn.Module, params: Params, x: Array, *args: Any,
     Returns:
       What the method returns, every array of it in float32 (float64 where the parameters are).
     """
-    dtype = jax.tree.leaves(params)[0].dtype
+    dtype = next(leaf.dtype for leaf in jax.tree.leaves(params) if leaf.ndim)  # Scalars stay in float32.
     outputs = model.apply({"params": params}, jnp.asarray(x, dtype), *args, method=method)
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.promote_types(a.dtype, jnp.float32)), outputs)

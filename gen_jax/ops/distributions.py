@@ -71,8 +71,8 @@ def discretized_logistic_log_likelihood(x: Array, mean: Array, log_scale: Array,
     P(x) = σ((x + δ/2 − μ) / s) − σ((x − δ/2 − μ) / s),  δ = 1 / (num_levels − 1),
     the lowest bin reaching to −∞ and the highest to +∞, so that the levels' probabilities sum to 1.
 
-    See "Improving Variational Inference with Inverse Autoregressive Flow", Kingma et al., 2016 (arXiv:1606.04934),
-    Section 4.1, for the likelihood, and "PixelCNN++", Salimans et al., 2017 (arXiv:1701.05517), Eq. 2, for the ends.
+    See "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other Modifications",
+    Salimans et al., 2017 (arXiv:1701.05517), Section 2.1, Eq. 2, here with one component and levels in [0, 1].
 
     Args:
       x: [...] levels divided by `num_levels − 1`, in [0, 1].

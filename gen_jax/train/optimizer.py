@@ -48,7 +48,7 @@ def make_optimizer(
     """An optimiser.
 
     Args:
-      name: "adam", "adamw" or "sgd".
+      name: "adam", "adamw", "adagrad" or "sgd".
       schedule: the learning rate.
       b1: decay of Adam's first moment.
       b2: decay of Adam's second moment.
@@ -66,6 +66,8 @@ def make_optimizer(
         return optax.adam(schedule, b1, b2, eps)
     if name == "adamw":
         return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay)
+    if name == "adagrad":
+        return optax.adagrad(schedule, initial_accumulator_value=0.0, eps=eps)
     if name == "sgd":
         return optax.sgd(schedule, momentum or None)
-    raise ValueError(f"'{name}' is not an optimiser; expected adam, adamw or sgd.")
+    raise ValueError(f"'{name}' is not an optimiser; expected adam, adamw, adagrad or sgd.")

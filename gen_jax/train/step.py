@@ -85,8 +85,8 @@ def make_train_step(
       tx: the optimiser.
       clip_norm: the largest global norm a gradient may have; longer ones are scaled down to it; 0 for no limit.
       ema: the moving average; None for none (then `TrainState.ema_params` is None).
-      compute_dtype: the type in which the objective sees the parameters. Parameters, gradients, optimiser and average
-        stay as they are; with bfloat16 this is mixed precision.
+      compute_dtype: the type in which the objective sees the parameters, scalars excepted. Parameters, gradients,
+        optimiser and average stay as they are; with bfloat16 this is mixed precision.
       steps_per_call: k, how many steps one call makes, in one dispatch.
 
     Returns:
@@ -98,7 +98,8 @@ def make_train_step(
 
     def loss_fn(params: Params, state: TrainState, key: Any, batch: Batch) -> Any:
         def cast(leaf: Array) -> Array:
-            return leaf.astype(compute_dtype) if compute_dtype != jnp.float32 else leaf
+            # A scalar costs nothing to keep whole, and as a variance or a temperature it must be.
+            return leaf.astype(compute_dtype) if leaf.ndim and compute_dtype != jnp.float32 else leaf
 
         return objective(jax.tree.map(cast, params), state.model_state, key, batch)
 

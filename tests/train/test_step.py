@@ -61,7 +61,7 @@ def _walk(ema: Ema, gradients: np.ndarray, learning_rate: float = 0.5) -> tuple[
 _GRADIENTS = np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.99])
 def test_ema_closed_form(decay: float):
     """After n steps the average is dⁿ θ_0 + (1 − d) Σ_t d^(n − t) θ_t, summed in float64."""
     path, average = _walk(Ema(decay=decay), _GRADIENTS)

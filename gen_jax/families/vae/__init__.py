@@ -12,17 +12,22 @@ Symbols:
   mean      μ of q(z|x), [d]
   log_var   log σ² of q(z|x), [d]
   eps       ε ~ N(0, I), by which z = μ + σ ε
+  L         how many codes are sampled for an example (k in IWAE)
+  β         the weight of the divergence, `beta`
+  φ, θ      the parameters of q(z|x) and p(x|z): params["encoder"] and params["decoder"]
   log_px_z  log p(x|z), nats, summed over dimensions
   log_pz    log p(z), nats
   log_qz_x  log q(z|x), nats
   log_w     log p(x, z) − log q(z|x), the logarithm of an importance weight
 
 Differences from AEVB:
-  * Adam instead of Adagrad, and LeCun-normal initial weights instead of N(0, 0.01).
+  * By default Adam with a cosine schedule on batches of 128 instead of Adagrad on batches of 100
+    (`config.optim.name=adagrad` is there), and LeCun-normal initial weights instead of N(0, 0.01).
   * No weight decay by default; the paper has a weak N(0, I) prior on the weights.
   * Grey images are binarised anew at every step by default (x ~ Bernoulli(v / 255)), so that the Bernoulli
     likelihood is one. The paper feeds the grey levels themselves; `config.data.binarization=none` does that.
-  * log q(z|x) is not clipped, and the logistic likelihood's scale has a soft floor at e^−7 of the full range.
+  * Convolutional networks and the discretised logistic likelihood, whose scale has a soft floor at e^−8 of the
+    range, are ours to choose from.
 """
 
 from gen_jax.families.vae.losses import elbo, elbo_monte_carlo, iwae_bound, log_importance_weight, objective

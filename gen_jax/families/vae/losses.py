@@ -9,9 +9,12 @@ import jax.numpy as jnp
 
 from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
-from gen_jax.families.vae.models import VAE, reparameterize
+from gen_jax.families.vae.models import LIKELIHOODS, VAE, reparameterize
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops import distributions, pixels
+
+BOUNDS = ("elbo", "elbo_monte_carlo", "iwae")
+BINARIZATIONS = ("dynamic", "threshold", "none")
 
 
 def elbo(log_px_z: Array, mean: Array, log_var: Array, beta: Array | float = 1.0) -> tuple[Array, Terms]:
@@ -102,7 +105,15 @@ def observe(key: Key, image: Array, likelihood: str, binarization: str) -> Array
 
     Returns:
       [H, W, C] float32 in [0, 1].
+
+    Raises:
+      ValueError: where a name is another one.
     """
+    if likelihood not in LIKELIHOODS or binarization not in BINARIZATIONS:
+        raise ValueError(
+            f"likelihood='{likelihood}' or binarization='{binarization}' is unknown; expected one of {LIKELIHOODS} and "
+            f"one of {BINARIZATIONS}."
+        )
     if likelihood == "gaussian":
         return pixels.uniform_dequantization(key, image)
     if likelihood == "bernoulli" and binarization == "dynamic":
@@ -143,7 +154,7 @@ def infer(
       index: [B] the global number of each example, by which its noise is keyed.
       model: the VAE.
       num_samples: L, codes an example.
-      dropout: whether to drop activations.
+      dropout: whether to drop activations; all codes of an example are decoded by the same thinned network.
 
     Returns:
       `mean` [B, d], `log_var` [B, d], `log_px_z` [B, L], `log_pz` [B, L], `log_qz_x` [B, L].
@@ -200,7 +211,15 @@ def objective(
 
     Returns:
       The loss [] in nats an example, and ({}, terms): `bound`, `log_likelihood`, `kl` in nats and `beta`.
+
+    Raises:
+      ValueError: where the bound is another one, or a weight other than 1 is asked of the importance-weighted one,
+        which has no divergence to weigh.
     """
+    if bound not in BOUNDS:
+        raise ValueError(f"bound='{bound}' is unknown; expected one of {BOUNDS}.")
+    if bound == "iwae" and (beta != 1.0 or kl_warmup_steps):
+        raise ValueError("The importance-weighted bound has no weighted divergence: beta must be 1, without warm-up.")
     observe_keys = rng.per_example(rng.stream(key, "observe"), batch["index"])
     x = jax.vmap(lambda k, v: observe(k, v, model.likelihood, binarization))(observe_keys, batch["image"])
     mean, log_var, log_px_z, log_pz, log_qz_x = infer(
@@ -216,7 +235,7 @@ def objective(
     else:
         value, terms = jax.vmap(elbo_monte_carlo, in_axes=(0, 0, 0, None))(log_px_z, log_pz, log_qz_x, weight)
     if bound == "iwae":
-        value = jax.vmap(iwae_bound)(log_importance_weight(log_px_z, weight * log_pz, weight * log_qz_x))
+        value = jax.vmap(iwae_bound)(log_importance_weight(log_px_z, log_pz, log_qz_x))
 
     terms = {"bound": jnp.mean(value)} | {name: jnp.mean(term) for name, term in terms.items()} | {"beta": weight}
     return -jnp.mean(value), (model_state, terms)

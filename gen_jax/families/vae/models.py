@@ -13,7 +13,11 @@ from gen_jax.contracts import Array, Key
 from gen_jax.nn.conv_transpose import ConvTranspose
 from gen_jax.nn.dropout import Dropout
 
-_MIN_LOG_SCALE = -7.0  # e^-7 of the range is a quarter of a grey level: narrower logistics gain nothing.
+LIKELIHOODS = ("bernoulli", "gaussian", "discretized_logistic")
+VARIANCES = ("fixed", "scalar", "pixel")
+
+# A logistic this narrow, centred on a grey level of 256, holds 0.994 of its mass there: 0.01 bits from certain.
+_MIN_LOG_SCALE = -8.0
 
 
 class MLPEncoder(nn.Module):
@@ -145,7 +149,16 @@ class VAE(nn.Module):
     squash_mean: bool = True
 
     def setup(self) -> None:
-        """Declares the one parameter that is neither the encoder's nor the decoder's."""
+        """Declares the one parameter that is neither the encoder's nor the decoder's.
+
+        Raises:
+          ValueError: where the likelihood or the variance is another than those named above.
+        """
+        if self.likelihood not in LIKELIHOODS or self.variance not in VARIANCES:
+            raise ValueError(
+                f"likelihood='{self.likelihood}' or variance='{self.variance}' is unknown; expected one of "
+                f"{LIKELIHOODS} and one of {VARIANCES}."
+            )
         if self.likelihood == "gaussian" and self.variance == "scalar":
             self.log_var = self.param("log_var", nn.initializers.zeros_init(), ())
 
@@ -160,12 +173,14 @@ class VAE(nn.Module):
     def decode(self, z: Array, dropout_keys: Key | None = None) -> dict[str, Array]:
         """Maps z [B, d] to the likelihood's parameters by name, each [B, H, W, C] but a scalar log_var [B, 1, 1, 1]."""
         raw = self.decoder(z, dropout_keys)
+        # The network may compute in bfloat16; a mean is finer than its 8 bits, a variance more so.
+        raw = raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
         if self.likelihood == "bernoulli":
             return {"logits": raw}
         if self.likelihood == "discretized_logistic":
             mean, log_scale = jnp.split(raw, 2, axis=-1)
-            floored = _MIN_LOG_SCALE + nn.softplus(log_scale - _MIN_LOG_SCALE - 2.0)  # e^-2 of the range at raw 0.
-            return {"mean": 0.5 + mean, "log_scale": floored}
+            # At a raw 0 the mean is mid-grey and the scale about e^-2 of the range.
+            return {"mean": 0.5 + mean, "log_scale": _MIN_LOG_SCALE + nn.softplus(log_scale - _MIN_LOG_SCALE - 2.0)}
         if self.variance == "pixel":
             mean, log_var = jnp.split(raw, 2, axis=-1)
         elif self.variance == "scalar":
@@ -189,7 +204,9 @@ def outputs_per_channel(likelihood: str, variance: str) -> int:
 
 
 def image_mean(outputs: dict[str, Array]) -> Array:
-    """The picture that a decoder's outputs stand for: the mean of p(x|z).
+    """The picture that a decoder's outputs stand for: the mean of p(x|z), what lies beyond [0, 1] drawn to its ends.
+
+    For the logistic the mean of clip(x, 0, 1) is s (log(1 + e^(μ/s)) − log(1 + e^((μ − 1)/s))).
 
     Args:
       outputs: what `VAE.decode` returns.
@@ -197,7 +214,12 @@ def image_mean(outputs: dict[str, Array]) -> Array:
     Returns:
       [B, H, W, C] in [0, 1].
     """
-    return nn.sigmoid(outputs["logits"]) if "logits" in outputs else jnp.clip(outputs["mean"], 0.0, 1.0)
+    if "logits" in outputs:
+        return nn.sigmoid(outputs["logits"])
+    if "log_scale" in outputs:
+        mean, scale = outputs["mean"], jnp.exp(outputs["log_scale"])
+        return jnp.clip(scale * (nn.softplus(mean / scale) - nn.softplus((mean - 1.0) / scale)), 0.0, 1.0)
+    return jnp.clip(outputs["mean"], 0.0, 1.0)
 
 
 def reparameterize(key: Key, mean: Array, log_var: Array) -> Array:

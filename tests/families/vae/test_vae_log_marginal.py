@@ -15,6 +15,8 @@ from gen_jax.families.vae.sampling import log_marginal
 
 _SHAPE = (2, 2, 1)
 _STD = 0.6
+# Most of this file's time is compilation; these programs run once each.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _linear_model() -> VAE:
@@ -50,7 +52,7 @@ def _estimates(
     with jax.enable_x64(True):
         keys = rng.per_example(rng.root(seed), np.arange(repeats))
         one = functools.partial(log_marginal, model=_linear_model(), num_samples=num_samples, chunk_size=chunk_size)
-        batched = jax.jit(jax.vmap(one, in_axes=(None, 0, None)))
+        batched = _jit(jax.vmap(one, in_axes=(None, 0, None)))
         values = batched(jax.tree.map(jnp.asarray, params), keys, jnp.asarray(x))
         assert values.dtype == jnp.float64
         return np.asarray(values)
@@ -132,7 +134,7 @@ def test_known_bounds_through_the_network(mean: float, var: float, k: int, nats:
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
     keys = rng.per_example(rng.root(0), np.arange(20_000))
     one = functools.partial(log_marginal, model=model, num_samples=k, chunk_size=k)
-    values = jax.jit(jax.vmap(one, in_axes=(None, 0, None)))(params, keys, jnp.ones((1, 1, 1)))
+    values = _jit(jax.vmap(one, in_axes=(None, 0, None)))(params, keys, jnp.ones((1, 1, 1)))
     values = np.asarray(values, np.float64) + np.log(256)
     corrected = values - np.expm1(values + 1.515512)  # The weights' mean is p(x): a control variate.
     error = corrected.std() / np.sqrt(len(corrected))
@@ -143,12 +145,12 @@ def test_known_bounds_through_the_network(mean: float, var: float, k: int, nats:
 def test_binary_images_by_enumeration():
     """For a Bernoulli decoder the estimates of all 16 binary images of 2x2 pixels are probabilities that sum to 1."""
     model = VAE(MLPEncoder(2, ()), MLPDecoder(_SHAPE, (6,)))
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *_SHAPE)))["params"]
+    params = _jit(model.init)(jax.random.key(0), jnp.zeros((1, *_SHAPE)))["params"]
     params = jax.tree.map(lambda a: 2.0 * a, params) | {"encoder": jax.tree.map(jnp.zeros_like, params["encoder"])}
     images = jnp.asarray([[(n >> bit) & 1 for bit in range(4)] for n in range(16)], jnp.float32).reshape(16, *_SHAPE)
     one = functools.partial(log_marginal, model=model, num_samples=2000, chunk_size=500)
     # The same key for all: the sum over images is then 1 for each sample and not on average only.
-    log_p = jax.jit(jax.vmap(one, in_axes=(None, None, 0)))(params, rng.root(0), images)
+    log_p = _jit(jax.vmap(one, in_axes=(None, None, 0)))(params, rng.root(0), images)
     p = np.exp(np.asarray(log_p, np.float64))
     assert p.sum() == pytest.approx(1.0, abs=1e-4)
     assert p.max() - p.min() > 0.01
