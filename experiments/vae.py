@@ -201,7 +201,12 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         kl_warmup_steps=steps(config.objective.kl_warmup),
     )
     optim = config.optim
-    schedule = make_schedule(optim.schedule, optim.learning_rate, steps(optim.warmup), steps(config.train.duration))
+    schedule = make_schedule(
+        optim.schedule,
+        optim.learning_rate,
+        steps(optim.warmup),
+        config_lib.interval(config.train.duration, config, train_source.num_examples),
+    )
     tx = make_optimizer(
         optim.name,
         schedule,

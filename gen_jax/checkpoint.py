@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import UserError
+from gen_jax.files import replace_text
 
 # What Orbax and TensorStore raise on files that are missing, cut short or garbled.
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError)
@@ -69,8 +70,6 @@ class Checkpoints:
         arrays = to_arrays(state)
         self.wait()
         try:
-            if jax.process_index() == 0:
-                _reserve(self.directory, sum(array.nbytes for array in arrays.values()))
             if self._manager is None:
                 options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True)
                 self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -78,6 +77,28 @@ class Checkpoints:
         except _BROKEN as error:
             raise self.cannot_write(error) from error
         self._unsealed = step
+
+    def reserve(self, state: Any) -> None:
+        """Finds out whether a checkpoint will fit, before Orbax begins one: its threads fail on a full disk with noise.
+
+        Args:
+          state: as in `save`.
+
+        Raises:
+          UserError: where it will not.
+        """
+        size = sum(array.nbytes for array in to_arrays(state).values()) + 2**16  # The files' own frame takes some.
+        space = self.directory / ".space"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if hasattr(os, "posix_fallocate"):
+                with space.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise self.cannot_write(error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                space.unlink(missing_ok=True)
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on disk.
@@ -111,8 +132,8 @@ class Checkpoints:
         Returns:
           The error to raise.
         """
-        whole = self.steps()
-        kept = f"the checkpoint of step {whole[-1]} is whole" if whole else "there is no earlier checkpoint"
+        there = self.steps()
+        kept = f"the last checkpoint is that of step {there[-1]}" if there else "there is no checkpoint yet"
         found = re.findall(r"os_error_code='(\d+)'", str(error))  # As TensorStore writes it.
         code = getattr(error, "errno", None) or int(found[-1] if found else 0)
         reason = os.strerror(code) if code else str(error).splitlines()[0][:200]
@@ -121,12 +142,13 @@ class Checkpoints:
             "run the same command again."
         )
 
-    def restore(self, step: int, target: Any) -> Any:
+    def restore(self, step: int, target: Any, partial: bool = False) -> Any:
         """Reads one checkpoint.
 
         Args:
           step: its number.
           target: a state with the structure, shapes and types to be read, such as a freshly initialised one.
+          partial: whether the checkpoint may hold more than the target asks for.
 
         Returns:
           A pytree like `target`, of numpy arrays; typed keys are typed keys again.
@@ -143,13 +165,14 @@ class Checkpoints:
                 arrays = dict(reader.restore(folder / "default", args=ocp.args.StandardRestore()))
         except _BROKEN as error:
             raise UserError(f"The checkpoint {folder} cannot be read: a file is missing or broken.") from error
-        return from_arrays(arrays, target)
+        return from_arrays(arrays, target, partial)
 
-    def restore_latest(self, target: Any) -> tuple[Any, int] | None:
+    def restore_latest(self, target: Any, partial: bool = False) -> tuple[Any, int] | None:
         """Reads the newest checkpoint that is whole, saying what is lost where that is not the newest.
 
         Args:
           target: as in `restore`.
+          partial: as in `restore`.
 
         Returns:
           The state and its step; None where there is no checkpoint at all.
@@ -160,7 +183,7 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                state = self.restore(step, target)
+                state = self.restore(step, target, partial)
             except UserError as error:
                 if isinstance(error, StateMismatchError):
                     raise
@@ -213,12 +236,13 @@ def to_arrays(state: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): numbers(leaf) for path, leaf in leaves}
 
 
-def from_arrays(arrays: dict[str, np.ndarray], target: Any) -> Any:
+def from_arrays(arrays: dict[str, np.ndarray], target: Any, partial: bool = False) -> Any:
     """The inverse of `to_arrays`.
 
     Args:
       arrays: by path.
       target: a pytree with the structure, shapes and types wanted.
+      partial: whether there may be arrays that the target does not ask for.
 
     Returns:
       A pytree like `target`.
@@ -227,7 +251,7 @@ def from_arrays(arrays: dict[str, np.ndarray], target: Any) -> Any:
       StateMismatchError: where a path, shape or type differs, naming the first.
     """
     expected = to_arrays(target)
-    for name in sorted(expected.keys() | arrays.keys()):
+    for name in sorted(expected.keys() if partial else expected.keys() | arrays.keys()):
         if name not in arrays or name not in expected:
             there, elsewhere = (
                 ("the model", "the checkpoint") if name not in arrays else ("the checkpoint", "the model")
@@ -249,29 +273,10 @@ def from_arrays(arrays: dict[str, np.ndarray], target: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, target)
 
 
-def _reserve(directory: pathlib.Path, num_bytes: int) -> None:
-    """Finds out whether a checkpoint will fit before Orbax begins one, whose threads fail on a full disk with noise.
-
-    Raises:
-      OSError: where the bytes cannot be had.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    if not hasattr(os, "posix_fallocate"):
-        return
-    path = directory / ".space"
-    try:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes + 2**16)  # The files' own frame takes some of it.
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def _seal(folder: pathlib.Path) -> None:
     """Writes down the size and checksum of every file of a finished checkpoint, beside them."""
     files = {p.relative_to(folder).as_posix(): _size_and_crc(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-    beside = folder / (_SEAL + ".tmp")
-    beside.write_text(json.dumps(files))
-    beside.replace(folder / _SEAL)
+    replace_text(folder / _SEAL, json.dumps(files))
 
 
 def _check_seal(folder: pathlib.Path) -> None:
@@ -289,6 +294,8 @@ def _check_seal(folder: pathlib.Path) -> None:
         return
     except (OSError, ValueError) as error:
         raise UserError(f"The checkpoint {folder} cannot be read: {_SEAL} is damaged.") from error
+    if not isinstance(files, dict):
+        raise UserError(f"The checkpoint {folder} cannot be read: {_SEAL} is damaged.")
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():

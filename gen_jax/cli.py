@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +20,9 @@ from ml_collections import ConfigDict, config_flags
 
 from gen_jax import config as config_lib
 from gen_jax import rng, run, runtime
-from gen_jax.contracts import Grid, UserError
-from gen_jax.train import loop, workdir, writer
+from gen_jax.contracts import Experiment, Grid, UserError
+from gen_jax.files import replace_text
+from gen_jax.train import loop, parallel, workdir, writer
 
 MODES = ("train", "eval", "sample")
 
@@ -36,7 +39,12 @@ def main(name: str, argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("Interrupted; the same command continues from the last checkpoint.")
+        sys.exit("Interrupted; the same command starts again, training from its last checkpoint.")
+    except BrokenPipeError:  # Whoever read the output has gone, as in `... | head`; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(f"error: {error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
 
 
 def _main(name: str, argv: list[str]) -> None:
@@ -45,18 +53,18 @@ def _main(name: str, argv: list[str]) -> None:
     runtime.configure()
     if options.distributed:
         runtime.initialize_distributed(options.coordinator or None, options.num_processes, options.process_id)
-    folder = options.workdir or str(
-        pathlib.Path("runs") / "_".join([name, options.preset][: 1 + (options.preset != "default")])
-    )
+    default = name if options.preset == "default" else f"{name}_{options.preset}"
+    folder = options.workdir or str(pathlib.Path("runs") / default)
 
     if options.mode == "train":
         config = _override(module.get_config(options.preset), config_arguments)
-        _set_data_dir(config, options.data_dir)
+        _resolve_paths(config, options.data_dir)
         module.validate(config)
+        experiment = parallel.together(lambda: module.build(config))
         if options.dry_run:
-            _dry_run(module.build(config), config)
+            _dry_run(experiment, config)
         else:
-            _train(module, config, folder)
+            _train(experiment, config, folder, shlex.join(["python", "-m", f"experiments.{name}", *argv]))
         return
     loaded = _load(folder, name, module, config_arguments, options.data_dir)
     if options.mode == "eval":
@@ -94,6 +102,14 @@ def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list
     if values.mode not in MODES:
         near = config_lib.suggestion(values.mode, MODES)
         raise UserError(f"There is no --mode={values.mode}{near}; expected one of {', '.join(MODES)}.")
+    unused = {"train": ("seed", "num"), "eval": ("seed", "num", "dry_run", "preset"), "sample": ("dry_run", "preset")}
+    for flag in unused[values.mode]:
+        if values[flag].present:
+            instead = "; the run's seed is --config.seed" if flag == "seed" else ""
+            raise UserError(f"--{flag} has no effect with --mode={values.mode}{instead}; leave it out.")
+    for flag in ("coordinator", "num_processes", "process_id"):
+        if values[flag].present and not values.distributed:
+            raise UserError(f"--{flag} has no effect without --distributed; add it.")
     return values, [argument for argument, other in zip(argv, is_config, strict=True) if other]
 
 
@@ -104,6 +120,10 @@ def _override(config: ConfigDict, arguments: list[str]) -> ConfigDict:
         match = re.fullmatch(r"--?(?:no)?config\.([\w.]+)(=.*)?", argument, re.DOTALL)
         if match is None or (match[2] is None and not isinstance(known.get(match[1]), bool)):
             raise UserError(f"The argument '{argument}' is not understood; write --config.KEY=VALUE.")
+        if match[1] in ("experiment", "preset"):
+            raise UserError(
+                f"config.{match[1]} cannot be set by itself; use --preset=... of another experiment or run."
+            )
         if match[1] not in known:
             near = config_lib.suggestion(match[1], known)
             raise UserError(f"The config has no key '{match[1]}'{near}; --dry_run prints all keys.")
@@ -117,9 +137,12 @@ def _override(config: ConfigDict, arguments: list[str]) -> ConfigDict:
     return values.config
 
 
-def _set_data_dir(config: ConfigDict, data_dir: str) -> None:
-    if data_dir:
-        config.data.dir = data_dir
+def _resolve_paths(config: ConfigDict, data_dir: str) -> None:
+    """Makes the config's paths absolute, so that the run can be read back from any directory."""
+    config.data.dir = data_dir or config.data.dir
+    for section, key in ((config.data, "dir"), (config, "init_from")):
+        if section[key]:
+            section[key] = str(pathlib.Path(section[key]).expanduser().absolute())
 
 
 def _first_line(error: Exception) -> str:
@@ -131,7 +154,7 @@ def _first_line(error: Exception) -> str:
     )
 
 
-def _dry_run(experiment: Any, config: ConfigDict) -> None:
+def _dry_run(experiment: Experiment, config: ConfigDict) -> None:
     """Prints the resolved config and the parameter table."""
     print(config)
     state = jax.eval_shape(experiment.init, rng.root(config.seed))
@@ -143,10 +166,9 @@ def _dry_run(experiment: Any, config: ConfigDict) -> None:
     print(f"{'all':{width}}  {'':20}  {'':9} {sum(leaf.size for leaf in table.values()):12,d}")
 
 
-def _train(module: Any, config: ConfigDict, folder: str) -> None:
+def _train(experiment: Experiment, config: ConfigDict, folder: str, command: str) -> None:
     """Trains, and says what came of it."""
-    experiment = module.build(config)
-    outcome = loop.train(experiment, config, folder)
+    outcome = loop.train(experiment, config, folder, command=command)
     if jax.process_index() or not outcome.finished:
         return
     numbers = "   ".join(
@@ -155,12 +177,12 @@ def _train(module: Any, config: ConfigDict, folder: str) -> None:
     print(f"Test after {outcome.step} steps:   {numbers}")
     for picture in outcome.pictures:
         print(f"  {picture}")
-    print(f"All about this run: {pathlib.Path(folder).absolute() / 'README.md'}")
+    print(f"All about this run: {pathlib.Path(folder).expanduser().absolute() / 'README.md'}")
 
 
 def _load(folder: str, name: str, module: Any, arguments: list[str], data_dir: str) -> run.Run:
     """Reads a workdir of this experiment, with overrides."""
-    path = pathlib.Path(folder).absolute()
+    path = pathlib.Path(folder).expanduser().absolute()
     text = workdir.read_config_text(path)
     if text is None:
         raise UserError(
@@ -170,7 +192,7 @@ def _load(folder: str, name: str, module: Any, arguments: list[str], data_dir: s
     stored = config_lib.from_json(text, module.get_config())
     before = config_lib.flatten(stored)
     config = _override(ConfigDict(stored.to_dict()), arguments)
-    _set_data_dir(config, data_dir)
+    _resolve_paths(config, data_dir)
     module.validate(config)
     changed = {key: value for key, value in config_lib.flatten(config).items() if value != before[key]}
     return run.load(path, changed)
@@ -183,10 +205,10 @@ def _evaluate(loaded: run.Run) -> None:
         results = loaded.evaluate(lambda done: bar.update(done - bar.n))
     if jax.process_index():
         return
-    path = workdir.open_workdir(loaded.workdir) / "evaluation.json"
-    writer.replace_text(path, json.dumps({"step": loaded.step} | results, indent=2) + "\n")
     for key, value in results.items():
         print(f"{key:32} {value:.6g}")
+    path = workdir.open_workdir(loaded.workdir) / "evaluation.json"
+    replace_text(path, json.dumps({"step": loaded.step} | results, indent=2) + "\n")
     print(path)
 
 

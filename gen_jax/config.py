@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import fractions
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -115,9 +117,25 @@ def steps_in(text: str, batch_size: int, num_examples: int) -> int:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise UserError(f"'{text}' is not a duration; write it like '500 steps', '10 epochs' or '60000 examples'.")
-    amount, unit = float(match[1]), (match[2] or "steps").rstrip("s")
+    # Exactly: 0.55 epochs of 100 are 55 examples, which in floating point they are not.
+    amount, unit = fractions.Fraction(match[1]), (match[2] or "steps").rstrip("s")
     examples = {"step": amount * batch_size, "epoch": amount * num_examples, "example": amount}[unit]
-    return -int(-examples // batch_size)
+    return math.ceil(examples / batch_size)
+
+
+def interval(text: str, config: ConfigDict, num_examples: int) -> int:
+    """How many steps a duration of a run is, in whole calls of the train step.
+
+    Args:
+      text: as in `steps_in`.
+      config: whose `train.batch_size` and `train.steps_per_call` count.
+      num_examples: examples an epoch.
+
+    Returns:
+      A positive multiple of `train.steps_per_call`, rounded up.
+    """
+    per_call = config.train.steps_per_call
+    return max(1, -(-steps_in(text, config.train.batch_size, num_examples) // per_call)) * per_call
 
 
 def check(config: ConfigDict, rules: Mapping[str, Rule]) -> None:
@@ -170,8 +188,14 @@ def between(low: float, high: float) -> Rule:
 
 
 def each(rule: Rule) -> Rule:
-    """A rule that holds every element of a tuple to another rule."""
-    return lambda values: next((f"every element {said}" for said in map(rule, values) if said is not None), None)
+    """A rule that holds every element of a tuple to another rule, after that of being a whole number."""
+
+    def check_all(values: Any) -> str | None:
+        if not all(isinstance(value, int) for value in values):
+            return "whole numbers, like (200, 100)"
+        return next((f"every element {said}" for said in map(rule, values) if said is not None), None)
+
+    return check_all
 
 
 def one_of(*choices: str) -> Rule:

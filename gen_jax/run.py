@@ -65,7 +65,8 @@ class Run:
         batch_size = chunk if batch_size is None else batch_size
         if not 0 <= seed < 2**32 or num < 1 or batch_size < 1:
             raise UserError(
-                f"seed={seed}, num={num} or batch_size={batch_size} is out of range; expected seed ≥ 0, others ≥ 1."
+                f"seed={seed}, num={num} or batch_size={batch_size} is out of range; expected a seed from 0 to "
+                "2^32 - 1, and the others at least 1."
             )
         key = rng.stream(rng.root(seed), "sample")
         # The same program on the same whole chunks always: sample i is row i mod chunk of chunk i // chunk, and a
@@ -121,7 +122,7 @@ def load(path: str | os.PathLike[str], overrides: dict[str, Any] | None = None) 
     Raises:
       UserError: where the folder is not a workdir, names an unknown experiment, or has no checkpoint to read.
     """
-    folder = pathlib.Path(path).absolute()
+    folder = pathlib.Path(path).expanduser().absolute()
     text = workdir.read_config_text(folder)
     if text is None:
         raise UserError(f"{folder} is not the workdir of a run: it has no config.json.")
@@ -138,14 +139,26 @@ def load(path: str | os.PathLike[str], overrides: dict[str, Any] | None = None) 
 
 def build(module: types.ModuleType, config: ConfigDict, folder: pathlib.Path) -> Experiment:
     """Builds a run's experiment with its data, or, where they cannot be found, with what is recorded of them."""
+    recorded = workdir.recorded_data(folder)
+    absent: UserError | None = None
     try:
-        return module.build(config)
+        experiment = module.build(config)
     except UserError as error:
-        data = workdir.read_provenance(folder).get("data", {})
-        if not {"train", "test"} <= data.keys():
+        if not {"train", "test"} <= recorded.keys():
             raise
-        train, test = (_AbsentSource.of(data[split], error) for split in ("train", "test"))
-        return module.build(config, (train, test))
+        absent = error
+    else:
+        for split, source in (("train", experiment.train_source), ("test", experiment.test_source)):
+            before = recorded.get(split, {}).get("fingerprint", source.fingerprint)
+            if before != source.fingerprint:
+                absent = UserError(
+                    f"The {split} data found in {source.origin} are not those of the run in {folder} (fingerprint "
+                    f"{source.fingerprint[:16]}, not {before[:16]}); bring the old ones back, or give config.data.dir."
+                )
+    if absent is None:
+        return experiment
+    train, test = (_AbsentSource.of(recorded[split], absent) for split in ("train", "test"))
+    return module.build(config, (train, test))
 
 
 @dataclasses.dataclass(frozen=True)

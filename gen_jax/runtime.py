@@ -39,16 +39,21 @@ def configure(compilation_cache: str | None = None) -> None:
     # that `checkpoint` says in a sentence.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     if compilation_cache is None:
-        compilation_cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "xla"))
+        compilation_cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or user_cache()
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", compilation_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def user_cache() -> pathlib.Path:
-    """The folder where gen_jax may keep what can be made again."""
+def user_cache() -> str:
+    """The folder of the compilation cache in the user's cache folder; "" where the user has no home."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "gen_jax"
+    try:
+        folder = pathlib.Path(base) if base else pathlib.Path.home() / ".cache"
+    except RuntimeError:  # As in containers that run under a number without a name.
+        return ""
+    return str(folder / "gen_jax" / "xla")
 
 
 def set_xla_flags() -> None:

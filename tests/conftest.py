@@ -6,7 +6,6 @@ import pathlib
 import tempfile
 
 import jax
-import pytest
 
 from gen_jax import runtime
 
@@ -15,9 +14,3 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-
-
-@pytest.fixture(scope="session")
-def one_device() -> list[jax.Device]:
-    """The first device alone."""
-    return jax.devices()[:1]

@@ -62,6 +62,7 @@ def loop_overhead(turns: int) -> Row:
     per_call, calls = config.train.steps_per_call, 60
     config.train.duration = f"{per_call * (calls + 20)} steps"
     config.train.eval_every = "1000000 steps"
+    config.train.checkpoint_every = "300 steps"  # Two of them in the time that is measured.
     experiment = vae.build(config)
     bare, ratios = _bare(experiment), []
     bare()

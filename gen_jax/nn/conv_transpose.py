@@ -76,4 +76,4 @@ class ConvTranspose(nn.Module):
         init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal", in_axis=(0, 1, 3), out_axis=2)
         kernel = self.param("kernel", init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        return conv_transpose(x, kernel.astype(x.dtype), self.stride) + bias.astype(x.dtype)
+        return conv_transpose(x, kernel.astype(x.dtype), self.stride) + bias.astype(x.dtype)[None, None, None]

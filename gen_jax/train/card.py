@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from gen_jax.contracts import Experiment
 
@@ -61,16 +62,15 @@ def git_commit() -> str:
 
 
 def run_card(
-    name: str, preset: str, workdir: pathlib.Path, step: int, facts: Mapping[str, Any], results: Mapping[str, float]
+    config: ConfigDict, workdir: pathlib.Path, step: int, facts: Mapping[str, Any], results: Mapping[str, float]
 ) -> str:
     """The text of a workdir's README.md.
 
     Args:
-      name: of the experiment.
-      preset: of its config.
+      config: of the run.
       workdir: the folder.
       step: how many steps were trained.
-      facts: what `provenance` returned.
+      facts: what `provenance` returned, and the `command`.
       results: the final numbers.
 
     Returns:
@@ -82,10 +82,10 @@ def run_card(
         f"| {split} | {d['num_examples']} | {d['origin']} | `{d['fingerprint'][:16]}` |"
         for split, d in facts["data"].items()
     )
-    return f"""# {name}, preset {preset}
+    by = f" by `{facts['command']}`" if facts["command"] else ""
+    return f"""# {config.experiment}, preset {config.preset}
 
-Trained for {step} steps by `python -m experiments.{name} --workdir={workdir} --preset={preset}`; the whole config is
-in `config.json`.
+Trained for {step} steps{by}; the whole config is in `config.json`.
 
 | test metric | value |
 |---|---|

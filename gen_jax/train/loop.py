@@ -19,10 +19,11 @@ from gen_jax import config as config_lib
 from gen_jax import rng
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.contracts import Experiment, Terms, UserError
+from gen_jax.files import replace_text
 from gen_jax.train import card, parallel, workdir
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.prefetch import prefetch
-from gen_jax.train.writer import Writer, progress, replace_text
+from gen_jax.train.writer import Writer, progress, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +54,9 @@ class _Plan:
 
     @classmethod
     def of(cls, config: ConfigDict, num_examples: int) -> _Plan:
-        def steps(text: str) -> int:
-            per_call = config.train.steps_per_call
-            count = config_lib.steps_in(text, config.train.batch_size, num_examples)
-            return max(1, -(-count // per_call)) * per_call
-
         train = config.train
-        return cls(*(steps(d) for d in (train.duration, train.log_every, train.eval_every, train.checkpoint_every)))
+        durations = (train.duration, train.log_every, train.eval_every, train.checkpoint_every)
+        return cls(*(config_lib.interval(text, config, num_examples) for text in durations))
 
 
 def train(
@@ -68,6 +65,7 @@ def train(
     path: str | pathlib.Path,
     say: Callable[[str], None] = tqdm.tqdm.write,
     show_progress: bool = True,
+    command: str = "",
 ) -> Outcome:
     """Runs an experiment in a workdir, from where the workdir stands.
 
@@ -77,6 +75,7 @@ def train(
       path: the workdir. A new one is made; one that holds this run is continued.
       say: prints one line for a person.
       show_progress: whether to draw a progress bar.
+      command: what a person typed, for the run card; "" where nobody did.
 
     Returns:
       How it ended: all steps made, or stopped by SIGTERM or Ctrl-C with a checkpoint.
@@ -88,17 +87,22 @@ def train(
     layout = parallel.Layout(config.parallel.backend)
     layout.check_batch_size("train.batch_size", config.train.batch_size)
     layout.check_batch_size("eval.batch_size", config.eval.batch_size)
-    folder = workdir.open_workdir(path)
-    facts = card.provenance(experiment)
-    try:
-        with workdir.lock(folder) if is_main else contextlib.nullcontext():
+    folder = parallel.together(lambda: workdir.open_workdir(path))
+    facts = card.provenance(experiment) | {"command": command}
+    with contextlib.ExitStack() as stack:
+
+        def claim() -> None:
             if is_main:
+                stack.enter_context(workdir.lock(folder))
                 workdir.claim(folder, config)
                 workdir.check_data(folder, facts)
+
+        try:
+            parallel.together(claim)
             run = _Run(experiment, config, folder, layout, facts, say if is_main else lambda line: None)
             return run.train(show_progress and is_main)
-    except OSError as error:  # A full disk may show in any of the files that a run writes.
-        raise Checkpoints(folder / "checkpoints").cannot_write(error) from error
+        except OSError as error:  # A full disk may show in any of the files that a run writes.
+            raise Checkpoints(folder / "checkpoints").cannot_write(error) from error
 
 
 class _Run:
@@ -124,14 +128,19 @@ class _Run:
     def train(self, show_progress: bool) -> Outcome:
         """Makes the remaining steps."""
         host_state, start = self.initial_state()
-        if start >= self.plan.total:
+        if start >= self.plan.total and (self.folder / "README.md").is_file():  # The card is written last.
             self.say(f"This run is finished: {start} steps in {self.folder}. See its README.md; nothing was done.")
             return Outcome(start, True, self.last_results(), sorted((self.folder / "pictures").glob("*.png")))
+        if self.is_main:
+            workdir.write_provenance(self.folder, self.facts)
         state = self.layout.put_state(host_state)
         writer = Writer(self.folder, start, self.is_main)
         try:
             with _stop_signals() as stopping, progress(self.plan.total, start, show_progress) as bar:
-                return self.steps(state, start, writer, bar, stopping)
+                state, step = self.steps(state, start, writer, bar, stopping)
+                if step < self.plan.total:
+                    return Outcome(step, False, {}, [])
+                return self.finish(state, step, writer)
         finally:
             self.checkpoints.close()
             writer.close()
@@ -153,58 +162,65 @@ class _Run:
                 self.say(f"Continuing {self.folder} from step {restored[1]} of {self.plan.total}.")
             return restored
         if self.config.init_from:
-            source = pathlib.Path(self.config.init_from)
-            other = Checkpoints(source / "checkpoints", say=self.say).restore_latest(target)
+            source = pathlib.Path(self.config.init_from).expanduser()
+            learned = {"params": target.params, "model_state": target.model_state}
+            other = Checkpoints(source / "checkpoints", say=self.say).restore_latest(learned, partial=True)
             if other is None:
                 raise UserError(f"config.init_from={str(source)!r} has no checkpoint; give the workdir of a run.")
-            kept = {name: getattr(other[0], name) for name in ("params", "model_state", "ema_params")}
             self.say(f"Starting from the parameters of {source}, step {other[1]}.")
-            return dataclasses.replace(target, **kept), 0
+            ema_params = None if target.ema_params is None else other[0]["params"]
+            return dataclasses.replace(target, **other[0], ema_params=ema_params), 0
         return target, 0
 
-    def steps(self, state: Any, start: int, writer: Writer, bar: tqdm.tqdm, stopping: list[str]) -> Outcome:
-        """The loop itself."""
+    def steps(self, state: Any, start: int, writer: Writer, bar: tqdm.tqdm, stopping: list[str]) -> tuple[Any, int]:
+        """The loop itself; returns the state and the step it stands at, all made or stopped before."""
         per_call, plan = self.experiment.steps_per_call, self.plan
         firsts = range(start, plan.total, per_call)
         unchecked: list[tuple[int, Terms]] = []  # Metrics of the last call, still being computed.
         clock, clock_step = time.monotonic(), start
-        for first, batch in zip(firsts, prefetch(self.load, firsts), strict=True):
-            state, metrics = self.train_step(state, batch)
-            now = first + per_call
-            # The call before this one is done or nearly so: looking at its numbers does not hold up the device.
-            self.check_finite(unchecked)
-            unchecked = [(first, metrics)]
-            bar.update(per_call)
+        with contextlib.closing(prefetch(self.load, firsts)) as batches:
+            for first, batch in zip(firsts, batches, strict=True):
+                state, metrics = self.train_step(state, batch)
+                now = first + per_call
+                # The call before this one is done or nearly so: looking at its numbers does not hold up the device.
+                self.check_finite(unchecked)
+                unchecked = [(first, metrics)]
+                bar.update(per_call)
 
-            log, test, save = (
-                now % every == 0 or now == plan.total for every in (plan.log, plan.evaluate, plan.checkpoint)
-            )
-            stop = parallel.any_process(bool(stopping)) if log or jax.process_count() == 1 else False
-            if log or test or save or stop:
-                values = self.check_finite(unchecked)
-                unchecked = []
-            if log:
-                writer.scalars(now, "train", values)
-                bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-                writer.speed(now, (now - clock_step) / (time.monotonic() - clock))
-            if test:
-                results = self.test(state, now, writer)
-            if now == plan.total:
-                return self.finish(state, now, writer, results)
-            if save or stop:
-                self.checkpoints.save(now, parallel.to_host(state))
-            if stop:
-                self.checkpoints.wait()
-                bar.close()
-                by = stopping[0] if stopping else "another process"
-                self.say(f"Stopped by {by} at step {now} of {plan.total}, saved. The same command continues.")
-                return Outcome(now, False, {}, [])
-            if test:  # The speed is that of training alone.
-                clock, clock_step = time.monotonic(), now
-        raise AssertionError("The loop ends at the last step.")
+                log, test, save = (
+                    now % every == 0 or now == plan.total for every in (plan.log, plan.evaluate, plan.checkpoint)
+                )
+                # On a pod all processes must ask together, and asking costs a round trip.
+                asks = log or save or jax.process_count() == 1
+                stop = parallel.any_process(bool(stopping)) if asks else False
+                if log or test or save or stop:
+                    values = self.check_finite(unchecked)
+                    unchecked = []
+                if log:
+                    writer.scalars(now, "train", values)
+                    bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
+                    writer.speed(now, (now - clock_step) / (time.monotonic() - clock))
+                if test:
+                    self.test(state, now, writer)
+                if save or stop:
+                    self.save(now, parallel.to_host(state))
+                if stop and now < plan.total:
+                    self.checkpoints.wait()
+                    bar.close()
+                    by = stopping[0] if stopping else "another process"
+                    self.say(f"Stopped by {by} at step {now} of {plan.total}, saved. The same command continues.")
+                    return state, now
+                if log or test:
+                    clock, clock_step = time.monotonic(), now  # The speed is that of training alone.
+        return state, plan.total
+
+    def save(self, step: int, host_state: Any) -> None:
+        """Starts writing a checkpoint, once every process knows that there is room for it."""
+        parallel.together(lambda: self.checkpoints.reserve(host_state) if self.is_main else None)
+        self.checkpoints.save(step, host_state)
 
     def load(self, first: int) -> Any:
-        """The batch or batches of one call, on the devices."""
+        """The batch or batches of one call, laid out for the devices."""
         per_call, source = self.experiment.steps_per_call, self.experiment.train_source
         batch = source.batch(first) if per_call == 1 else source.batches(first, per_call)
         return self.layout.put_batch(batch, per_call)
@@ -233,33 +249,28 @@ class _Run:
         whole = self.checkpoints.steps()
         kept = f"The last good checkpoint is step {whole[-1]}" if whole else "There is no checkpoint yet"
         raise UserError(
-            f"Training stopped at step {first + offset + 1}: '{name}' is {host[name][offset]}. {kept}. Lower "
-            "config.optim.learning_rate, set config.optim.clip_norm, or look at the data."
+            f"Training stopped at step {first + offset + 1}: '{name}' is {host[name][offset]}. {kept}. Look at the "
+            "data, or try a lower config.optim.learning_rate or a config.optim.clip_norm in a new --workdir, where "
+            f"--config.init_from={self.folder} keeps what was learned."
         )
 
-    def test(self, state: Any, step: int, writer: Writer) -> dict[str, float]:
+    def test(self, state: Any, step: int, writer: Writer) -> None:
         """Evaluates on the test set and writes the numbers down."""
         means = evaluate(self.eval_step, state, self.experiment.test_source, self.layout)
-        results = self.experiment.report(means)
-        writer.scalars(step, "test", results)
-        return results
+        writer.scalars(step, "test", self.experiment.report(means))
 
-    def finish(self, state: Any, step: int, writer: Writer, results: dict[str, float]) -> Outcome:
-        """Draws the pictures and writes the card; the last checkpoint comes last and so says that all is done."""
-        host_state = parallel.to_host(state)
-        paths: list[pathlib.Path] = []
-        if self.is_main:
-            paths = writer.pictures(step, self.experiment.pictures(host_state))
-            text = card.run_card(self.config.experiment, self.config.preset, self.folder, step, self.facts, results)
-            replace_text(self.folder / "README.md", text)
-        self.checkpoints.save(step, host_state)
+    def finish(self, state: Any, step: int, writer: Writer) -> Outcome:
+        """Draws the pictures and writes the card, which says that all is done."""
         self.checkpoints.wait()
+        if not self.is_main:
+            return Outcome(step, True, {}, [])
+        results = self.last_results()
+        paths = writer.pictures(step, self.experiment.pictures(parallel.to_host(state)))
+        replace_text(self.folder / "README.md", card.run_card(self.config, self.folder, step, self.facts, results))
         return Outcome(step, True, results, paths)
 
     def last_results(self) -> dict[str, float]:
         """The newest test row of `metrics.jsonl`."""
-        from gen_jax.train.writer import read_metrics
-
         rows = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["split"] == "test"]
         return {k: v for k, v in rows[-1].items() if k not in ("step", "split")} if rows else {}
 

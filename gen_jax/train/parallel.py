@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gen_jax.contracts import Batch, UserError
 
 AXIS = "batch"
+T = TypeVar("T")
 BACKENDS = ("auto", "pmap", "jit")
 
 
@@ -161,6 +162,30 @@ def to_host(tree: Any) -> Any:
         return np.asarray(leaf)
 
     return jax.tree.map(fetch, tree)
+
+
+def together(action: Callable[[], T]) -> T:
+    """Runs an action on every process, and stops all of them where it fails on one.
+
+    Args:
+      action: what may raise a `UserError` or an `OSError`.
+
+    Returns:
+      What it returns here.
+
+    Raises:
+      UserError: where it failed on another process. Where it failed here, its own error is raised.
+    """
+    failure: Exception | None = None
+    try:
+        result = action()
+    except (UserError, OSError) as error:
+        failure = error
+    if any_process(failure is not None) and failure is None:
+        raise UserError("Another process of this pod has stopped with an error; its output says why.")
+    if failure is not None:
+        raise failure
+    return result
 
 
 def check_same(name: str, value: int) -> None:

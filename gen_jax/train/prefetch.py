@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
-def prefetch(function: Callable[[T], U], items: Iterable[T], depth: int = 2) -> Iterator[U]:
+def prefetch(function: Callable[[T], U], items: Iterable[T], depth: int = 2) -> Generator[U, None, None]:
     """Maps a function over items, in order, `depth` of them ahead in a background thread.
 
     Args:

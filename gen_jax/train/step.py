@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,29 +45,37 @@ class Ema:
             return cls(half_life=float(half_life), ramp_up=ramp_up)
         return cls(decay=decay, ramp_up=ramp_up) if decay else None
 
-    def decay_at(self, step: Array) -> Array:
-        """The decay of the update that makes the average of step `step` [] (1 for the first): [] in [0, 1)."""
-        if self.half_life is not None:
-            half_life = jnp.asarray(self.half_life, jnp.float32)
-        else:
-            half_life = -jnp.log(2.0) / jnp.log(jnp.asarray(self.decay, jnp.float32))
-        if self.ramp_up:
-            half_life = jnp.minimum(half_life, self.ramp_up * step)
-        return 0.5 ** (1.0 / half_life)
+    def rate_at(self, step: Array) -> Array:
+        """How much of the way to the new parameters the average moves in the update that makes step `step`.
+
+        Args:
+          step: [] 1 for the first update.
+
+        Returns:
+          [] 1 − d, where d is the decay, in (0, 1].
+        """
+        # In float64, as 1 − d in float32 loses the digits that matter where d is near 1.
+        half_life = self.half_life or (
+            0.0 if self.decay == 0.0 else -math.log(2.0) / math.log(float(self.decay or 0.0))
+        )
+        if not self.ramp_up:
+            return jnp.float32(1.0 if half_life == 0.0 else -math.expm1(-math.log(2.0) / half_life))
+        shortest = jnp.minimum(jnp.float32(half_life), self.ramp_up * step)
+        return -jnp.expm1(-math.log(2.0) / shortest)  # 1 where the half-life is 0.
 
 
-def update_ema(ema_params: Params, params: Params, decay: Array) -> Params:
-    """Moves the average towards the new parameters: θ̄ ← d θ̄ + (1 − d) θ.
+def update_ema(ema_params: Params, params: Params, rate: Array) -> Params:
+    """Moves the average towards the new parameters: θ̄ ← θ̄ + (1 − d) (θ − θ̄).
 
     Args:
       ema_params: θ̄.
       params: θ, after the update.
-      decay: [] d.
+      rate: [] 1 − d.
 
     Returns:
       The new θ̄. Where θ̄ equals θ it is returned to the bit.
     """
-    return jax.tree.map(lambda average, new: average + (1 - decay) * (new - average), ema_params, params)
+    return jax.tree.map(lambda average, new: average + rate * (new - average), ema_params, params)
 
 
 def make_train_step(
@@ -119,7 +128,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
         if ema is not None:
-            ema_params = update_ema(ema_params, params, ema.decay_at(state.step + 1))
+            ema_params = update_ema(ema_params, params, ema.rate_at(state.step + 1))
         new_state = dataclasses.replace(
             state,
             step=state.step + 1,
@@ -147,13 +156,15 @@ def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
     """The mean of every leaf over the devices of a mapped axis.
 
     Args:
-      tree: any pytree of arrays.
+      tree: any pytree of arrays. Integers, such as counters, must be alike on all devices and are left as they are.
       axis_name: the axis, or None outside of any.
 
     Returns:
       The means; `tree` itself where there is no axis.
     """
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+    if axis_name is None:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
 
 def sum_over_devices(tree: Any, axis_name: str | None) -> Any:

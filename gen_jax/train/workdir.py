@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
 from gen_jax.contracts import UserError
-from gen_jax.train.writer import replace_text
+from gen_jax.files import replace_text
 
 
 def open_workdir(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -29,7 +29,7 @@ def open_workdir(path: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
       UserError: where it cannot be made or written.
     """
-    workdir = pathlib.Path(path).absolute()
+    workdir = pathlib.Path(path).expanduser().absolute()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{os.getpid()}"
@@ -63,9 +63,16 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def read_config_text(workdir: pathlib.Path) -> str | None:
-    """The text of a workdir's config.json; None where there is none."""
+    """The text of a workdir's config.json; None where there is none.
+
+    Raises:
+      UserError: where it cannot be read as text.
+    """
     path = workdir / "config.json"
-    return path.read_text() if path.is_file() else None
+    try:
+        return path.read_text() if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text; restore it, or give another --workdir.") from error
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -79,7 +86,16 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
       UserError: where the workdir holds another experiment or an incompatible config, naming what differs.
     """
     text = read_config_text(workdir)
-    if text is not None:
+    if text is None:
+        there = [
+            name for name in ("README.md", "checkpoints", "metrics.jsonl", "pictures") if (workdir / name).exists()
+        ]
+        if there:
+            raise UserError(
+                f"{workdir} is not empty ({', '.join(there)}) and has no config.json, so it is not a run's; give a new "
+                "folder by --workdir=..."
+            )
+    else:
         check_experiment(workdir, text, config.experiment)
         # What lies there is read against the new config's keys: both are of the same experiment.
         changed = config_lib.differences(config_lib.from_json(text, config), config, config_lib.FREE_TO_CHANGE)
@@ -129,31 +145,44 @@ def experiment_name(workdir: pathlib.Path, text: str) -> str:
 
 
 def check_data(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
-    """Writes what a run was made with into a new workdir, or checks that the data are still the same.
+    """Refuses to continue a run on other data than it began with.
 
     Args:
       workdir: the folder.
       facts: what `card.provenance` returned.
 
     Raises:
-      UserError: where a data set's fingerprint differs.
+      UserError: where a data set's fingerprint differs from the recorded one.
     """
-    old = read_provenance(workdir)
+    old = recorded_data(workdir)
     for split, data in facts["data"].items():
-        before = old.get("data", {}).get(split, data)
-        if before["fingerprint"] != data["fingerprint"]:
+        before = old.get(split, data)["fingerprint"]
+        if before != data["fingerprint"]:
             raise UserError(
-                f"The {split} data have changed since the run in {workdir} began (fingerprint "
-                f"{before['fingerprint'][:16]}, now {data['fingerprint'][:16]}, from {data['origin']}); bring the old "
-                "ones back to continue it, or give another --workdir."
+                f"The {split} data have changed since the run in {workdir} began (fingerprint {before[:16]}, now "
+                f"{data['fingerprint'][:16]}, from {data['origin']}); bring the old ones back, or give another "
+                "--workdir."
             )
+
+
+def write_provenance(workdir: pathlib.Path, facts: dict[str, Any]) -> None:
+    """Records what the run is made with, as it starts or goes on."""
     replace_text(workdir / "provenance.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+
+def recorded_data(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """What is recorded of a run's data, by split; {} where nothing is, or nothing readable."""
+    data = read_provenance(workdir).get("data")
+    keys = {"num_examples", "example_shape", "fingerprint", "origin"}
+    if not isinstance(data, dict) or not all(isinstance(d, dict) and keys <= d.keys() for d in data.values()):
+        return {}
+    return data
 
 
 def read_provenance(workdir: pathlib.Path) -> dict[str, Any]:
     """What is recorded of how a run was made; {} where nothing is, or nothing readable."""
     try:
         facts = json.loads((workdir / "provenance.json").read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
 from gen_jax.contracts import Grid, Picture, Scatter
+from gen_jax.files import replace_text
 
 _MARGIN = 2  # Pixels between the images of a grid.
 _HEADER = 26  # Pixels above a grid, for the title.
@@ -38,13 +41,24 @@ class Writer:
         self._enabled = enabled
         if not enabled:
             return
-        from tensorboardX import SummaryWriter
+        # Imported here, as it imports PyTorch where that is installed.
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
 
+        self._summary, self._protocol = summary, event_pb2
         path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["step"] <= step]
         replace_text(path, "".join(_row_text(row) for row in rows))
         self._metrics = path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None, flush_secs=10)
+        # Not SummaryWriter: its thread dies of a full disk, and its queue then blocks the run for good.
+        self._events = EventsWriter(str(workdir / "events"), f".{os.getpid()}")
+        if step:  # Hides what an earlier start wrote after the step.
+            started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._event(step + 1, session_log=started)
+
+    def _event(self, step: int, **content: Any) -> None:
+        self._events.write_event(self._protocol.Event(wall_time=time.time(), step=step, **content))
 
     def scalars(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Appends one row to `metrics.jsonl` and the same numbers to TensorBoard."""
@@ -53,12 +67,13 @@ class Writer:
         self._metrics.write(_row_text({"step": step, "split": split} | dict(values)))
         self._metrics.flush()
         for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+            self._event(step, summary=self._summary.scalar(f"{split}/{name}", value))
+        self._events.flush()
 
     def speed(self, step: int, steps_per_second: float) -> None:
         """Appends the speed to TensorBoard alone: it is not the same twice."""
         if self._enabled:
-            self._events.add_scalar("speed/steps_per_second", steps_per_second, step)
+            self._event(step, summary=self._summary.scalar("speed/steps_per_second", steps_per_second))
 
     def pictures(self, step: int, pictures: Mapping[str, Picture]) -> list[pathlib.Path]:
         """Draws pictures to `pictures/<name>.png`, replacing older ones, and adds them to TensorBoard.
@@ -74,14 +89,15 @@ class Writer:
         for name, picture in pictures.items():
             image = draw(picture)
             paths.append(save_png(image, folder / f"{name}.png"))
-            self._events.add_image(name, np.asarray(image), step, dataformats="HWC")
+            self._event(step, summary=self._summary.image(name, np.asarray(image), dataformats="HWC"))
         return paths
 
     def close(self) -> None:
         """Flushes and closes the files."""
         if self._enabled:
-            self._metrics.close()
-            self._events.close()
+            for file in (self._metrics, self._events):
+                with contextlib.suppress(OSError):  # Every row was flushed when it was written, or said why not.
+                    file.close()
 
 
 def progress(total: int, start: int, enabled: bool) -> tqdm.tqdm:
@@ -95,22 +111,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        rows.append(row)
     return rows
-
-
-def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all: beside it first, then renamed."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def save_png(image: Image.Image, path: pathlib.Path) -> pathlib.Path:

@@ -96,3 +96,13 @@ def test_layer_shape_type_and_bias(dtype: jnp.dtype):
     tolerance = 0.1 if dtype == jnp.bfloat16 else 1e-5
     expected = np.asarray(y, np.float32) + np.arange(5.0)
     np.testing.assert_allclose(np.asarray(moved, np.float32), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(4, 2), (3, 1), (6, 3)])
+def test_layer_starts_with_unit_gain(kernel_size: int, stride: int):
+    """Noise of variance 1 comes out with variance 1 at first: the scale counts the terms that an output pixel has."""
+    layer = ConvTranspose(features=64, kernel_size=kernel_size, stride=stride)
+    x = jnp.asarray(np.random.default_rng(5).standard_normal((8, 8, 8, 32)), jnp.float32)
+    y = layer.apply({"params": jax.jit(layer.init)(jax.random.key(1), x)["params"]}, x)
+    inner = y[:, kernel_size:-kernel_size, kernel_size:-kernel_size]
+    assert float(jnp.var(inner)) == pytest.approx(1.0, rel=0.1)

@@ -301,7 +301,9 @@ def test_a_full_disk_while_saving_leaves_the_earlier_checkpoint(tmp_path, finish
         filling = dataclasses.replace(
             experiment, train_source=FillDiskAt(experiment.train_source, 30, stack, tmp_path / "run/checkpoints/20")
         )
-        with pytest.raises(UserError, match=r"cannot be written \(.*\); the checkpoint of step 20 is whole") as stopped:
+        with pytest.raises(
+            UserError, match=r"cannot be written \(.*\); the last checkpoint is that of step 20"
+        ) as stopped:
             loop.train(filling, tiny(), tmp_path / "run", say=lambda line: None, show_progress=False)
     assert "\n" not in str(stopped.value)
     outcome = loop.train(experiment, tiny(), tmp_path / "run", say=lambda line: None, show_progress=False)
@@ -340,6 +342,84 @@ def test_two_processes_cannot_train_in_one_workdir(tmp_path):
     folder = workdir.open_workdir(tmp_path)
     with workdir.lock(folder), pytest.raises(UserError, match="Another process is training"):
         loop.train(vae.build(tiny()), tiny(), tmp_path, say=lambda line: None, show_progress=False)
+
+
+def test_files_that_are_not_what_they_should_be_are_no_traceback(copied):
+    (copied / "provenance.json").write_text('{"data": {"train": {}, "test": []}}')
+    (copied / "checkpoints" / "40" / "files.json").write_text("[]")
+    (copied / "metrics.jsonl").write_text((copied / "metrics.jsonl").read_text() + "[1]\n")
+    outcome = loop.train(vae.build(tiny()), tiny(), copied, say=lambda line: None, show_progress=False)
+    assert outcome.finished and outcome.results["elbo_nats"] < 0
+    (copied / "config.json").write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read as text" in sentence(f"--workdir={copied}")
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    assert "is not empty (README.md)" in sentence(f"--workdir={tmp_path}")
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--seed=5"], "--config.seed"),
+        (["--num=5"], "--num has no effect"),
+        (["--mode=eval", "--dry_run"], "--dry_run has no effect"),
+        (["--num_processes=2"], "without --distributed"),
+        (["--config.experiment=gan"], "cannot be set"),
+        (["--config.model.hidden=(1.5,)"], "model.hidden"),
+        (["--config.model.hidden=('a',)"], "model.hidden"),
+        (["--config.seed=4294967296"], "seed"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_flag_that_would_do_nothing_or_harm_is_refused(arguments, expected, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main("vae", [f"--workdir={tmp_path / 'run'}", *arguments])
+    assert str(stopped.value.code).startswith("error: ") and expected in stopped.value.code
+
+
+def test_other_data_than_the_runs_are_not_evaluated(tmp_path):
+    write_npz(tmp_path / "data")
+    arguments = ["--preset=tiny", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path / 'data'}"]
+    cli.main("vae", [*arguments, "--config.data.name=mine"])
+    write_npz(tmp_path / "data", x_test=images(64)[::-1])
+    loaded = run.load(tmp_path / "run")
+    assert loaded.sample(num=2).shape == (2, 28, 28, 1)
+    with pytest.raises(UserError, match=r"test data found in .* are not those of the run"):
+        loaded.evaluate()
+
+
+def test_a_crash_while_drawing_loses_no_step_and_the_same_command_draws(tmp_path, finished):
+    experiment = vae.build(tiny())
+
+    def broken(state):
+        raise RuntimeError("drawing")
+
+    with pytest.raises(RuntimeError, match="drawing"):
+        loop.train(
+            dataclasses.replace(experiment, pictures=broken),
+            tiny(),
+            tmp_path,
+            say=lambda line: None,
+            show_progress=False,
+        )
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [20, 40]
+    outcome = loop.train(experiment, tiny(), tmp_path, say=lambda line: None, show_progress=False)
+    assert outcome.finished and len(outcome.pictures) == 5
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_init_from_needs_neither_the_same_optimiser_nor_an_average(tmp_path, finished):
+    config = tiny()
+    config.init_from, config.optim.name, config.train.ema_decay = str(finished), "sgd", 0.0
+    config.train.duration, config.optim.learning_rate = "2 steps", 1e-12
+    loop.train(vae.build(config), config, tmp_path, say=lambda line: None, show_progress=False)
+    old, new = run.load(finished).state, run.load(tmp_path).state
+    np.testing.assert_allclose(
+        new.params["decoder"]["Dense_0"]["kernel"], old.params["decoder"]["Dense_0"]["kernel"], atol=1e-6
+    )
 
 
 def test_a_folder_that_is_no_run(tmp_path):

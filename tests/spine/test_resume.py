@@ -18,7 +18,7 @@ import pytest
 
 from gen_jax import rng, run
 from gen_jax.checkpoint import Checkpoints
-from gen_jax.train import loop, parallel
+from gen_jax.train import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -30,21 +30,6 @@ def experiment():
 
 def config():
     return run.find_experiment("vae").get_config("tiny")
-
-
-class StopAt:
-    """A source that sends SIGTERM to this process when the batches of a step are asked for."""
-
-    def __init__(self, source, step):
-        self._source, self._step = source, step
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
-    def batches(self, step, count):
-        if step == self._step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return self._source.batches(step, count)
 
 
 def final_state(workdir, experiment):
@@ -167,38 +152,6 @@ def test_load_gives_the_same_samples_to_the_bit_from_any_directory(unbroken, tmp
     numbers = second.evaluate()
     assert {"elbo_nats", "log_px_nats", "bits_per_dim"} <= numbers.keys()
     assert numbers == first.evaluate()
-
-
-def train_in_two(workdir, experiment, cfg, devices_before, devices_after, monkeypatch):
-    """Trains until SIGTERM in the middle on some devices, and the rest on others."""
-    broken = dataclasses.replace(experiment, train_source=StopAt(experiment.train_source, 20))
-    for devices, part in ((devices_before, broken), (devices_after, experiment)):
-        layout = parallel.Layout
-
-        def on(backend, devices=devices, layout=layout):
-            return layout(backend, jax.devices()[:devices])
-
-        monkeypatch.setattr(parallel, "Layout", on)
-        outcome = loop.train(part, cfg, workdir, say=lambda line: None, show_progress=False)
-        monkeypatch.undo()
-        if part is broken:
-            assert not outcome.finished and 0 < outcome.step < 40
-    assert outcome.finished and outcome.step == 40
-
-
-@pytest.mark.parametrize(("before", "after"), [(1, 1), (8, 8), (8, 1), (1, 8)])
-def test_resume_across_numbers_of_devices(before, after, tmp_path, experiment, monkeypatch):
-    cfg = config()
-    train_in_two(tmp_path / "broken", experiment, cfg, before, after, monkeypatch)
-    monkeypatch.setattr(parallel, "Layout", lambda backend, make=parallel.Layout: make(backend, jax.devices()[:before]))
-    loop.train(experiment, cfg, tmp_path / "whole", say=lambda line: None, show_progress=False)
-    monkeypatch.undo()
-    if before == after:
-        assert_same_run(tmp_path / "broken", tmp_path / "whole", experiment)
-    else:
-        # Sums over eight parts are added in another order than over one: close, not equal.
-        one, other = (final_state(tmp_path / name, experiment)[0].params for name in ("broken", "whole"))
-        chex.assert_trees_all_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_init_from_starts_from_another_runs_parameters(tmp_path, unbroken, experiment):

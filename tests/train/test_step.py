@@ -82,26 +82,26 @@ def test_ema_of_constant_parameters_is_bitwise_constant():
         params = {"w": jnp.asarray(np.random.default_rng(1).standard_normal(1000), jnp.float32)}
         average = params
         for _ in range(20):
-            average = update_ema(average, params, jnp.asarray(decay))
+            average = update_ema(average, params, jnp.asarray(1 - decay))
         np.testing.assert_array_equal(average["w"], params["w"])
 
 
 def test_ema_forgets_by_half_in_a_half_life():
     """A half-life h is the decay 2^(−1/h): after h steps of a constant target half of the way is left."""
     for half_life in (1.0, 10.0, 6931.1):
-        decay = float(Ema(half_life=half_life).decay_at(jnp.asarray(1)))
-        assert decay**half_life == pytest.approx(0.5, rel=1e-3)
-    assert float(Ema(half_life=1.0).decay_at(jnp.asarray(5))) == pytest.approx(0.5, rel=1e-6)
+        rate = float(Ema(half_life=half_life).rate_at(jnp.asarray(1)))
+        assert (1 - rate) ** half_life == pytest.approx(0.5, rel=1e-6)
+    assert float(Ema(half_life=1.0).rate_at(jnp.asarray(5))) == pytest.approx(0.5, rel=1e-6)
     by_half_life = _walk(Ema(half_life=4.0), _GRADIENTS)[1]
     by_decay = _walk(Ema(decay=2 ** (-1 / 4)), _GRADIENTS)[1]
     np.testing.assert_allclose(by_half_life, by_decay, rtol=1e-5)
 
 
-@pytest.mark.parametrize("decay", [0.9, 0.999, 0.9999, 0.99999])
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999, 0.99999, 0.9999999])
 def test_ema_decay_is_what_was_given(decay: float):
-    """A decay comes out as it went in, so that 1 − d, the new parameters' weight, has at most float32's rounding."""
-    found = float(Ema(decay=decay).decay_at(jnp.asarray(7)))
-    assert found == pytest.approx(decay, abs=1.2e-7)
+    """The new parameters' weight is 1 − d to float32's relative rounding, however near d is to 1."""
+    for ema in (Ema(decay=decay), Ema(decay=decay, ramp_up=1e12)):
+        assert float(ema.rate_at(jnp.asarray(7))) == pytest.approx(1 - decay, rel=1e-6)
 
 
 def test_ema_ramp_up():
@@ -109,7 +109,7 @@ def test_ema_ramp_up():
     ema = Ema(half_life=8.0, ramp_up=0.25)
     steps = np.arange(1, 41)
     decays = 0.5 ** (1 / np.minimum(8.0, 0.25 * steps))
-    np.testing.assert_allclose([float(ema.decay_at(jnp.asarray(t))) for t in steps], decays, rtol=1e-6)
+    np.testing.assert_allclose([float(ema.rate_at(jnp.asarray(t))) for t in steps], 1 - decays, rtol=1e-6)
     assert decays[0] == 0.5**4
     assert decays[-1] == 0.5 ** (1 / 8)
     path, average = _walk(ema, _GRADIENTS)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gen_jax.contracts import Grid, Scatter
-from gen_jax.train.writer import Writer, draw, read_metrics, replace_text
+from gen_jax.files import replace_text
+from gen_jax.train.writer import Writer, draw, read_metrics
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -217,8 +217,13 @@ def image_mean(outputs: dict[str, Array]) -> Array:
     if "logits" in outputs:
         return nn.sigmoid(outputs["logits"])
     if "log_scale" in outputs:
-        mean, scale = outputs["mean"], jnp.exp(outputs["log_scale"])
-        return jnp.clip(scale * (nn.softplus(mean / scale) - nn.softplus((mean - 1.0) / scale)), 0.0, 1.0)
+        mean, log_scale = outputs["mean"], outputs["log_scale"]
+        scale = jnp.exp(jnp.minimum(log_scale, 0.0))
+        narrow = scale * (nn.softplus(mean / scale) - nn.softplus((mean - 1.0) / scale))
+        # The same as one logarithm: of two large softplus the difference has no digits left.
+        scale = jnp.exp(jnp.clip(log_scale, 0.0, 40.0))
+        wide = scale * jnp.log1p(nn.sigmoid((mean - 1.0) / scale) * jnp.expm1(1.0 / scale))
+        return jnp.clip(jnp.where(log_scale < 0.0, narrow, wide), 0.0, 1.0)
     return jnp.clip(outputs["mean"], 0.0, 1.0)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from gen_jax import rng
 from gen_jax.families.vae import models
@@ -110,7 +111,7 @@ def test_means_lie_in_the_unit_interval(likelihood: str, variance: str, names: s
         assert float(outputs["mean"].min()) >= 0.0
         assert float(outputs["mean"].max()) <= 1.0
     if likelihood == "discretized_logistic":
-        assert float(outputs["log_scale"].min()) >= -7.0
+        assert float(outputs["log_scale"].min()) >= -8.0
 
 
 def test_unsquashed_mean_is_the_decoders_number():
@@ -150,7 +151,7 @@ def test_scalar_variance_is_the_parameter():
 
 
 def test_logistic_mean_and_scale():
-    """At raw 0 the mean is ½ and the scale about e^−2; far below 0 the scale stops at e^−7."""
+    """At raw 0 the mean is ½ and the scale about e^−2; far below 0 the scale stops at e^−8."""
     model = _model("mlp", (1, 1, 1), "discretized_logistic", "pixel")
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))["params"]
     params = jax.tree.map(jnp.zeros_like, params)
@@ -164,7 +165,7 @@ def test_logistic_mean_and_scale():
         return float(outputs["log_scale"][0, 0, 0, 0])
 
     assert scale(0.0) == pytest.approx(-2.0, abs=0.01)
-    assert scale(-1000.0) == pytest.approx(-7.0)
+    assert scale(-1000.0) == pytest.approx(-8.0)
     assert scale(100.0) == pytest.approx(98.0)
 
 
@@ -191,3 +192,21 @@ def test_reparameterized_gradients():
     )
     np.testing.assert_allclose(by_mean, np.eye(2), atol=1e-7)
     np.testing.assert_allclose(by_log_var, np.diag((z - mean) / 2), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("log_scale", [-8.0, -4.0, -1.0, 1.0, 5.0, 15.0, 40.0, 100.0])
+def test_picture_of_the_logistic(log_scale: float):
+    """The picture is E[clip(x, 0, 1)] = ∫_0^1 P(x > t) dt, from the sharpest scale to one so wide that it is ½."""
+    mean = np.array([-3.0, -0.05, 0.0, 0.3, 0.5, 0.98, 1.0, 4.0])
+    nodes, weights = np.polynomial.legendre.leggauss(2000)
+    above = scipy.stats.logistic.sf(0.5 * (nodes + 1), mean[:, None], np.exp(log_scale))
+    outputs = {"mean": mean, "log_scale": np.full(8, log_scale)}
+    outputs = {name: jnp.asarray(a, jnp.float32).reshape(1, 2, 4, 1) for name, a in outputs.items()}
+    np.testing.assert_allclose(np.ravel(models.image_mean(outputs)), above @ weights / 2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("likelihood", "variance"), [("bernouli", "pixel"), ("gaussian", "diagonal")])
+def test_unknown_names_are_refused(likelihood: str, variance: str):
+    """A misspelt likelihood or variance is an error that repeats it."""
+    with pytest.raises(ValueError, match="bernouli" if likelihood == "bernouli" else "diagonal"):
+        _count(_model("mlp", (2, 2, 1), likelihood, variance), (2, 2, 1))
