@@ -105,6 +105,7 @@ def _full(config: ConfigDict) -> None:
 
 
 def _tiny(config: ConfigDict) -> None:
+    config.optim.learning_rate = 5e-3
     config.model.latent_dim = 2
     config.model.hidden = (32,)
     config.model.dropout = 0.1

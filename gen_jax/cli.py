@@ -102,7 +102,7 @@ def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list
     if values.mode not in MODES:
         near = config_lib.suggestion(values.mode, MODES)
         raise UserError(f"There is no --mode={values.mode}{near}; expected one of {', '.join(MODES)}.")
-    unused = {"train": ("seed", "num"), "eval": ("seed", "num", "dry_run", "preset"), "sample": ("dry_run", "preset")}
+    unused = {"train": ("seed", "num"), "eval": ("seed", "num", "dry_run"), "sample": ("dry_run",)}
     for flag in unused[values.mode]:
         if values[flag].present:
             instead = "; the run's seed is --config.seed" if flag == "seed" else ""
