@@ -25,18 +25,12 @@ from ml_collections import ConfigDict
 
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Grid, Picture, Scatter, Source, UserError
-from gen_jax.data import ImageBatches, load_images
-from gen_jax.families.vae import losses, models, sampling
-from gen_jax.nn.precision import apply_in_param_dtype
-from gen_jax.ops import distributions
-from gen_jax.train.optimizer import make_optimizer, make_schedule
+from gen_jax.contracts import Experiment, Source, UserError
+from gen_jax.data import image_sources
+from gen_jax.families.vae import evaluation, losses, models, pictures, sampling
+from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
-from gen_jax.train.step import Ema, make_train_step, masked_sums
-
-ACTIVE_UNIT_VARIANCE = (
-    0.01  # IWAE, Section 5.2: a unit u is active where Var_x(E_q[u|x]) is larger, here over the test set.
-)
+from gen_jax.train.step import make_eval_step, make_train_step
 
 
 def get_config(preset: str = "default") -> ConfigDict:
@@ -190,7 +184,15 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = sources or open_sources(config)
+    train_source, test_source = sources or image_sources(
+        config.data.name,
+        config.data.dir or None,
+        batch_size=config.train.batch_size,
+        evaluation_batch_size=config.eval.batch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
     model = build_model(config, train_source.example_shape)
 
     def steps(duration: str) -> int:
@@ -205,41 +207,13 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         beta=config.objective.beta,
         kl_warmup_steps=steps(config.objective.kl_warmup),
     )
-    optim = config.optim
-    schedule = make_schedule(
-        optim.schedule,
-        optim.learning_rate,
-        steps(optim.warmup),
-        config_lib.interval(config.train.duration, config, train_source.num_examples),
-    )
-    tx = make_optimizer(
-        optim.name,
-        schedule,
-        b1=optim.b1,
-        b2=optim.b2,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        momentum=optim.momentum,
-    )
-    ema = Ema.from_durations(
-        config.train.ema_decay,
-        config.train.ema_half_life and steps(config.train.ema_half_life),
-        config.train.ema_ramp_up,
-    )
+    options = step_options(config, train_source.num_examples)
 
     def init(key: Any) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
-        return init_state(params, tx, key, ema=ema is not None)
+        return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
-    train_step = make_train_step(
-        objective,
-        tx,
-        clip_norm=optim.clip_norm,
-        ema=ema,
-        compute_dtype=jnp.dtype(config.train.precision),
-        steps_per_call=config.train.steps_per_call,
-    )
-    evaluation = {
+    tested = {
         "model": model,
         "binarization": config.data.binarization,
         "num_samples": config.objective.num_samples if config.objective.bound == "iwae" else 1,
@@ -254,34 +228,15 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_source=train_source,
         test_source=test_source,
         init=init,
-        train_step=train_step,
-        eval_step=functools.partial(eval_step, **evaluation),
-        likelihood_step=functools.partial(likelihood_step, **evaluation, **importance),
-        report=functools.partial(report, num_dims=num_dims, exact=is_likelihood(config)),
+        train_step=make_train_step(objective, **options),
+        eval_step=make_eval_step(functools.partial(evaluation.bound_values, **tested)),
+        likelihood_step=make_eval_step(functools.partial(evaluation.likelihood_values, **tested, **importance)),
+        report=functools.partial(evaluation.report, num_dims=num_dims, exact=is_likelihood(config)),
         sample=lambda state, keys: sampling.sample_prior(state.eval_params, keys, model=model),
-        pictures=functools.partial(pictures, **shown),
+        pictures=lambda state: pictures.pictures(state.eval_params, state.key, **shown),
         headline=("elbo_nats", "score_nats", "iwae_nats", "bits_per_dim", "active_units"),
         steps_per_call=config.train.steps_per_call,
     )
-
-
-def open_sources(config: ConfigDict) -> tuple[Source, Source]:
-    """The training and test batches that a config names; each process gets its part."""
-    train, test = (load_images(config.data.name, split, config.data.dir or None) for split in ("train", "test"))
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise UserError(
-            f"The training images of {config.data.name} are {train.images.shape[1:]} and its test images "
-            f"{test.images.shape[1:]}; bring them to one size."
-        )
-    make = functools.partial(
-        ImageBatches.of,
-        batch_size=config.train.batch_size,
-        evaluation_batch_size=config.eval.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    return make(train), make(test)
 
 
 def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> models.VAE:
@@ -314,176 +269,6 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> models.VAE:
 def is_likelihood(config: ConfigDict) -> bool:
     """Whether the bound bounds the log-probability of data, so that bits/dim mean something."""
     return config.model.likelihood != "bernoulli" or config.data.binarization != "none"
-
-
-def eval_step(
-    state: TrainState,
-    batch: Any,
-    *,
-    model: models.VAE,
-    binarization: str,
-    num_samples: int,
-    axis_name: str | None = None,
-) -> Any:
-    """The bound and its terms for a test batch.
-
-    Args:
-      state: whose `eval_params` are evaluated.
-      batch: an evaluation batch.
-      model: the VAE.
-      binarization: as in `losses.observe`.
-      num_samples: codes an example; for more than one, the importance-weighted bound of as many is there too.
-      axis_name: the mapped axis of devices, or None.
-
-    Returns:
-      {name: (sum, count)} over all devices.
-    """
-    return masked_sums(_bound_terms(state, batch, model, binarization, num_samples)[0], batch["mask"], axis_name)
-
-
-def likelihood_step(
-    state: TrainState,
-    batch: Any,
-    *,
-    model: models.VAE,
-    binarization: str,
-    num_samples: int,
-    importance_samples: int,
-    importance_chunk: int,
-    axis_name: str | None = None,
-) -> Any:
-    """What `eval_step` has, and log p(x) by importance sampling.
-
-    Args:
-      state: whose `eval_params` are evaluated.
-      batch: an evaluation batch.
-      model: the VAE.
-      binarization: as in `losses.observe`.
-      num_samples: as in `eval_step`.
-      importance_samples: k of `sampling.log_marginal`.
-      importance_chunk: how many of them are decoded at once.
-      axis_name: the mapped axis of devices, or None.
-
-    Returns:
-      {name: (sum, count)} over all devices.
-    """
-    values, x = _bound_terms(state, batch, model, binarization, num_samples)
-    keys = rng.per_example(rng.stream(rng.stream(state.key, "eval"), "importance"), batch["index"])
-    estimate = functools.partial(
-        sampling.log_marginal,
-        state.eval_params,
-        model=model,
-        num_samples=importance_samples,
-        chunk_size=importance_chunk,
-    )
-    # One example after another: memory is that of one chunk, whatever the batch.
-    values["log_px"] = jax.lax.map(lambda pair: estimate(*pair), (keys, x))
-    return masked_sums(values, batch["mask"], axis_name)
-
-
-def _observe(key: Any, batch: Any, model: models.VAE, binarization: str) -> Any:
-    """The test images as the model sees them; the same at every evaluation of a run."""
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "observe"), batch["index"])
-    return jax.vmap(lambda k, v: losses.observe(k, v, model.likelihood, binarization))(keys, batch["image"])
-
-
-def _bound_terms(
-    state: TrainState, batch: Any, model: models.VAE, binarization: str, num_samples: int
-) -> tuple[dict[str, Any], Any]:
-    x = _observe(state.key, batch, model, binarization)
-    mean, log_var, log_px_z, log_pz, log_qz_x = losses.infer(
-        state.eval_params,
-        rng.stream(state.key, "eval"),
-        x,
-        batch["index"],
-        model=model,
-        num_samples=num_samples,
-        dropout=False,
-    )
-    value, terms = jax.vmap(losses.elbo)(log_px_z, mean, log_var)
-    values = {"elbo": value, "latent_mean": mean, "latent_mean_squared": mean**2} | terms
-    if num_samples > 1:
-        values["iwae"] = jax.vmap(losses.iwae_bound)(losses.log_importance_weight(log_px_z, log_pz, log_qz_x))
-    return values, x
-
-
-def report(means: dict[str, np.ndarray], *, num_dims: int, exact: bool) -> dict[str, float]:
-    """The numbers people read: the bound and its terms in nats, the code length in bits/dim, and the active units.
-
-    Bits/dim are of what the likelihood is of: binary pixels for the Bernoulli (1 is the uniform distribution's), 8-bit
-    levels for the others (8 is), for the Gaussian by way of one dequantised draw an image.
-
-    Args:
-      means: over the test set, as `eval_step` or `likelihood_step` name them.
-      num_dims: D, channels counted.
-      exact: whether the bound bounds a log-probability. Where it does not, as for grey levels under a Bernoulli, it is
-        called a score, and there are no bits/dim and no log p(x).
-
-    Returns:
-      Numbers by name.
-    """
-    variance = means["latent_mean_squared"] - means["latent_mean"] ** 2
-    names = {"elbo": "elbo_nats" if exact else "score_nats", "log_likelihood": "log_likelihood_nats", "kl": "kl_nats"}
-    if exact:
-        names |= {"iwae": "iwae_nats", "log_px": "log_px_nats"}
-    numbers = {name: float(means[key]) for key, name in names.items() if key in means}
-    numbers["active_units"] = float(np.sum(variance > ACTIVE_UNIT_VARIANCE))
-    if exact:
-        numbers["bits_per_dim"] = float(distributions.bits_per_dim(jnp.asarray(means["elbo"]), num_dims))
-    if exact and "log_px" in means:
-        numbers["log_px_bits_per_dim"] = float(distributions.bits_per_dim(jnp.asarray(means["log_px"]), num_dims))
-    return numbers
-
-
-def pictures(state: TrainState, *, model: models.VAE, test_source: Source, binarization: str) -> dict[str, Picture]:
-    """Samples, reconstructions, an interpolation; for a 2-D code its manifold and the encoded test set."""
-    params = state.eval_params
-    observe = jax.jit(functools.partial(_observe, model=model, binarization=binarization))
-    reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model))
-    interpolate = jax.jit(functools.partial(sampling.interpolate, num_points=10, model=model))
-    decode = jax.jit(functools.partial(sampling.decode_mean, model=model))
-
-    @jax.jit
-    def prior_samples(key: Any) -> Any:
-        keys = rng.per_example(rng.stream(key, "pictures"), jnp.arange(100))
-        return sampling.sample_prior(params, keys, model=model)
-
-    # The whole test set, though this process may evaluate only a part of it.
-    batches = [b | {"x": np.asarray(observe(state.key, b))} for b in test_source.whole().evaluation()]
-    shown = np.arange(20) % test_source.num_examples
-    images, x = (np.concatenate([b[name] for b in batches])[shown] for name in ("image", "x"))
-    rows = np.stack([images / np.float32(255), x, np.asarray(reconstruct(params, x))])  # [3, 20, H, W, C]
-    found: dict[str, Picture] = {
-        "samples": Grid("Means of p(x|z), z from the prior", _rows(prior_samples(state.key), 10)),
-        "reconstructions": Grid(
-            "Test images, what the model sees, and the mean of p(x|z)",
-            np.concatenate([rows[:, :10], rows[:, 10:]]),
-            ("image", "x", "mean") * 2,
-        ),
-        "interpolation": Grid(
-            "Between the codes of two test images, in a straight line",
-            np.asarray(interpolate(params, x[0:10:2], x[1:10:2])),
-        ),
-    }
-    if model.encoder.latent_dim == 2:
-        codes = jnp.asarray(sampling.manifold_codes(20), jnp.float32)
-        manifold = _rows(decode(params, codes), 20)
-        found["manifold"] = Grid("The manifold: means of p(x|z) at equally likely z", manifold)
-        found["codes"] = _encoded(params, batches, model)
-    return found
-
-
-def _rows(images: Any, columns: int) -> np.ndarray:
-    """[n, H, W, C] as rows of a grid, [n / columns, columns, H, W, C]."""
-    return np.asarray(images).reshape(-1, columns, *images.shape[1:])
-
-
-def _encoded(params: Any, batches: list[Any], model: models.VAE) -> Scatter:
-    encode = jax.jit(lambda x: apply_in_param_dtype(model, params, x, method="encode")[0])
-    means = [np.asarray(encode(b["x"]))[b["mask"] > 0] for b in batches]
-    labels = [b["label"][b["mask"] > 0] for b in batches]
-    points, classes = np.concatenate(means), np.concatenate(labels)
-    return Scatter("The test set, encoded: means of q(z|x), coloured by class", points, classes, ("z₁", "z₂"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Example:
   source.batch(0)["image"]  # [128, 28, 28, 1] uint8
 """
 
-from gen_jax.data.batches import ImageBatches, epoch_order
+from gen_jax.data.batches import ImageBatches, epoch_order, image_sources
 from gen_jax.data.readers import read_cifar10, read_folder, read_idx, read_npz
 from gen_jax.data.sources import ImageSet, load_images
 
@@ -21,6 +21,7 @@ __all__ = [
     "ImageBatches",
     "ImageSet",
     "epoch_order",
+    "image_sources",
     "load_images",
     "read_cifar10",
     "read_folder",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gen_jax.contracts import Source, UserError
-from gen_jax.data.sources import ImageSet
+from gen_jax.data.sources import ImageSet, load_images
 
 
 # A batch lies in one epoch or two, except in tiny sets, for which an order costs nothing.
@@ -199,3 +199,47 @@ class ImageBatches(Source):
             "row": rows.astype(np.int32),
             "index": index.astype(np.uint32),  # Wraps modulo 2^32.
         }
+
+
+def image_sources(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    batch_size: int,
+    evaluation_batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> tuple[ImageBatches, ImageBatches]:
+    """The training and the test batches of an image set.
+
+    Args:
+      name: of the set, as in `load_images`.
+      data_dir: as in `load_images`.
+      batch_size: of training, over all processes.
+      evaluation_batch_size: of evaluation, over all processes.
+      seed: of the order, in [0, 2^64).
+      process_index: which of the processes this is.
+      process_count: how many processes share each batch.
+
+    Returns:
+      Two sources.
+
+    Raises:
+      UserError: where the set cannot be found or read, or its two splits differ in the shape of their images.
+    """
+    train, test = (load_images(name, split, data_dir) for split in ("train", "test"))
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise UserError(
+            f"The training images of {name} are {train.images.shape[1:]} and its test images "
+            f"{test.images.shape[1:]}; bring them to one size."
+        )
+    make = functools.partial(
+        ImageBatches.of,
+        batch_size=batch_size,
+        evaluation_batch_size=evaluation_batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return make(train), make(test)

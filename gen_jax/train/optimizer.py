@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
+
+from gen_jax import config as config_lib
+from gen_jax.train.step import Ema
 
 
 def make_schedule(name: str, learning_rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
@@ -71,3 +78,35 @@ def make_optimizer(
     if name == "sgd":
         return optax.sgd(schedule, momentum or None)
     raise ValueError(f"'{name}' is not an optimiser; expected adam, adamw, adagrad or sgd.")
+
+
+def step_options(config: ConfigDict, num_examples: int) -> dict[str, Any]:
+    """What `make_train_step` takes besides the objective, as a config asks for it.
+
+    Args:
+      config: with the sections of `config.base_config`.
+      num_examples: examples an epoch, for durations.
+
+    Returns:
+      `tx`, `clip_norm`, `ema`, `compute_dtype` and `steps_per_call`.
+    """
+    optim, train = config.optim, config.train
+
+    def steps(duration: str) -> int:
+        return config_lib.steps_in(duration, train.batch_size, num_examples)
+
+    num_steps = config_lib.interval(train.duration, config, num_examples)
+    schedule = make_schedule(optim.schedule, optim.learning_rate, steps(optim.warmup), num_steps)
+    options = {key: optim[key] for key in ("b1", "b2", "eps", "weight_decay", "momentum")}
+    ema = None
+    if train.ema_half_life:
+        ema = Ema(half_life=steps(train.ema_half_life), ramp_up=train.ema_ramp_up)
+    elif train.ema_decay:
+        ema = Ema(decay=train.ema_decay, ramp_up=train.ema_ramp_up)
+    return {
+        "tx": make_optimizer(optim.name, schedule, **options),
+        "clip_norm": optim.clip_norm,
+        "ema": ema,
+        "compute_dtype": jnp.dtype(train.precision),
+        "steps_per_call": train.steps_per_call,
+    }

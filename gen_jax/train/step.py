@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import rng
-from gen_jax.contracts import Array, Batch, Objective, Params, Terms
+from gen_jax.contracts import Array, Batch, Key, Objective, Params, Terms
 from gen_jax.train.state import TrainState
 
 TrainStep = Callable[..., tuple[TrainState, Terms]]
@@ -37,13 +37,6 @@ class Ema:
         """Checks that exactly one speed is given."""
         if (self.decay is None) == (self.half_life is None):
             raise ValueError("Give Ema either decay or half_life.")
-
-    @classmethod
-    def from_durations(cls, decay: float, half_life: float | str, ramp_up: float) -> Ema | None:
-        """The average that a config asks for: by `half_life` in steps where it is given, else by `decay`; 0 is none."""
-        if half_life:
-            return cls(half_life=float(half_life), ramp_up=ramp_up)
-        return cls(decay=decay, ramp_up=ramp_up) if decay else None
 
     def rate_at(self, step: Array) -> Array:
         """How much of the way to the new parameters the average moves in the update that makes step `step`.
@@ -178,6 +171,22 @@ def sum_over_devices(tree: Any, axis_name: str | None) -> Any:
       The sums; `tree` itself where there is no axis.
     """
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def make_eval_step(values: Callable[[Params, Key, Batch], Terms]) -> Callable[..., dict[str, tuple[Array, Array]]]:
+    """Builds an evaluation step of a function that gives each example's values.
+
+    Args:
+      values: `(params, key, batch) -> {name: [B, ...]}`, given the state's `eval_params` and root key.
+
+    Returns:
+      `step(state, batch, *, axis_name=None) -> {name: (sum, count)}`, over all devices, padding left out.
+    """
+
+    def step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> dict[str, tuple[Array, Array]]:
+        return masked_sums(values(state.eval_params, state.key, batch), batch["mask"], axis_name)
+
+    return step
 
 
 def masked_sums(values: Terms, mask: Array, axis_name: str | None) -> dict[str, tuple[Array, Array]]:

@@ -13,7 +13,7 @@ from experiments import vae
 from gen_jax import rng
 from gen_jax.contracts import UserError
 from gen_jax.data import ImageBatches
-from gen_jax.families.vae import losses
+from gen_jax.families.vae import evaluation, losses
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.parallel import Layout
 
@@ -51,12 +51,12 @@ def test_the_report_from_means_by_hand():
         "latent_mean": np.asarray([2.0, 0.5, 0.5, 3.0]),
         "latent_mean_squared": np.asarray([5.0, 0.2601, 0.2599, 9.0]),
     }
-    numbers = vae.report(means, num_dims=3072, exact=True)
+    numbers = evaluation.report(means, num_dims=3072, exact=True)
     assert numbers["bits_per_dim"] == pytest.approx(8.0, rel=1e-6)
     assert numbers["log_px_bits_per_dim"] == pytest.approx(1.0, rel=1e-6)
     assert numbers["active_units"] == 2
     assert numbers["elbo_nats"] == means["elbo"] and numbers["kl_nats"] == 35.0
-    inexact = vae.report(means, num_dims=3072, exact=False)
+    inexact = evaluation.report(means, num_dims=3072, exact=False)
     assert inexact["score_nats"] == means["elbo"]
     assert not {"elbo_nats", "bits_per_dim", "log_px_nats", "log_px_bits_per_dim"} & inexact.keys()
 
