@@ -18,7 +18,6 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -28,6 +27,7 @@ from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Source, UserError
 from gen_jax.data import image_sources
 from gen_jax.families.vae import evaluation, losses, models, pictures, sampling
+from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -77,8 +77,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.train.duration = "80 epochs"
     config.train.steps_per_call = 10
     config.train.eval_every = config.train.checkpoint_every = "10 epochs"
-    _PRESETS.get(preset, _unknown_preset)(config)
-    return config
+    return config_lib.apply_preset(config, _PRESETS)
 
 
 def _conv(config: ConfigDict) -> None:
@@ -116,11 +115,6 @@ def _tiny(config: ConfigDict) -> None:
     config.eval.importance_samples = 20
     config.eval.importance_chunk = 10
     config.eval.sample_chunk = 16
-
-
-def _unknown_preset(config: ConfigDict) -> None:
-    near = config_lib.suggestion(config.preset, _PRESETS)
-    raise UserError(f"vae has no preset '{config.preset}'{near}; expected one of {', '.join(_PRESETS)}.")
 
 
 _PRESETS = {"default": lambda config: None, "conv": _conv, "two_d": _two_d, "full": _full, "tiny": _tiny}
@@ -185,13 +179,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     """
     validate(config)
     train_source, test_source = sources or image_sources(
-        config.data.name,
-        config.data.dir or None,
-        batch_size=config.train.batch_size,
-        evaluation_batch_size=config.eval.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        config.data.name, config.data.dir or None, **parallel.stream_options(config)
     )
     model = build_model(config, train_source.example_shape)
 

@@ -69,6 +69,28 @@ def base_config() -> ConfigDict:
     return config
 
 
+def apply_preset(config: ConfigDict, presets: Mapping[str, Callable[[ConfigDict], None]]) -> ConfigDict:
+    """Changes a config to what the preset that it names makes of it.
+
+    Args:
+      config: with `experiment` and `preset`; changed in place.
+      presets: what each preset changes, by name.
+
+    Returns:
+      The config.
+
+    Raises:
+      UserError: where there is no such preset, naming the nearest.
+    """
+    if config.preset not in presets:
+        raise UserError(
+            f"{config.experiment} has no preset '{config.preset}'{suggestion(config.preset, presets)}; expected one of "
+            f"{', '.join(presets)}."
+        )
+    presets[config.preset](config)
+    return config
+
+
 def base_rules() -> dict[str, Rule]:
     """What the keys of `base_config` must satisfy."""
     return {
@@ -185,6 +207,11 @@ def at_least(least: float) -> Rule:
 def between(low: float, high: float) -> Rule:
     """A rule that refuses numbers outside of [low, high)."""
     return lambda value: None if low <= value < high else f"a number of at least {low} and below {high}"
+
+
+def inside(low: float, high: float) -> Rule:
+    """A rule that refuses numbers outside of (low, high)."""
+    return lambda value: None if low < value < high else f"a number above {low} and below {high}"
 
 
 def each(rule: Rule) -> Rule:

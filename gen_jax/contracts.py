@@ -40,7 +40,11 @@ class UserError(Exception):
 
 
 class Objective(Protocol):
-    """What a train step differentiates; pure; `loss` is the mean over the batch it is given."""
+    """What a train step differentiates; pure; `loss` is the mean over the batch it is given.
+
+    An objective with statistics of the whole batch in it (`make_train_step(..., whole_batch=True)`) takes a keyword
+    `axis_name` as well: the mapped axis of devices over which a statistic is to be averaged, or None.
+    """
 
     def __call__(
         self, params: Params, model_state: ModelState, key: Key, batch: Batch
@@ -108,7 +112,40 @@ class Scatter:
     axes: tuple[str, str] = ("x", "y")
 
 
-Picture = Grid | Scatter
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """A picture: lines over one axis.
+
+    Attributes:
+      title: what a person sees in it.
+      lines: by name, the (x [N], y [N]) of each.
+      axes: what the two coordinates are.
+      log_y: whether the second has a logarithmic scale.
+    """
+
+    title: str
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    axes: tuple[str, str] = ("x", "y")
+    log_y: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Panels:
+    """A picture: several beside each other, to be compared.
+
+    Attributes:
+      panels: from left to right.
+    """
+
+    panels: tuple[Grid | Scatter | Curves, ...]
+
+    @property
+    def title(self) -> str:
+        """What a person sees in it: the titles of all of them."""
+        return "; ".join(panel.title for panel in self.panels)
+
+
+Picture = Grid | Scatter | Curves | Panels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +162,10 @@ class Experiment:
       report: `{name: mean} -> {name: number}`, the numbers people read, from the means over the whole test set.
       sample: `(state, keys [n]) -> images [n, H, W, C] in [0, 1]`, sample i from key i alone.
       pictures: `state -> {file name without ending: Picture}`; what randomness they need comes from `state.key`.
+      assess: `state -> {name: number}`, what takes whole sets to say (a linear probe, a distance between sets): once at
+        the end of a run and in `--mode=eval`; None where there is nothing of the kind.
       likelihood_step: like `eval_step`, the slow and accurate evaluation of `--mode=eval`; None where there is none.
-      headline: the names in `report` that the last line of a run shows, in order, where they are there.
+      headline: the names in `report` and `assess` that the last line of a run shows, in order, where they are there.
       steps_per_call: how many training steps one call of `train_step` makes.
     """
 
@@ -138,6 +177,7 @@ class Experiment:
     report: Callable[[dict[str, np.ndarray]], dict[str, float]]
     sample: Callable[[Any, Array], Array]
     pictures: Callable[[Any], dict[str, Picture]]
+    assess: Callable[[Any], dict[str, float]] | None = None
     likelihood_step: Callable[..., dict[str, tuple[Array, Array]]] | None = None
     headline: tuple[str, ...] = ()
     steps_per_call: int = 1

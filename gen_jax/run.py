@@ -102,7 +102,10 @@ class Run:
         layout.check_batch_size("eval.batch_size", self.config.eval.batch_size)
         step = layout.wrap_eval(self.experiment.likelihood_step or self.experiment.eval_step)
         means = evaluate(step, layout.put_state(self.state), self.experiment.test_source, layout, on_batch)
-        return self.experiment.report(means)
+        numbers = self.experiment.report(means)
+        if self.experiment.assess is not None:
+            numbers |= self.experiment.assess(self.state)
+        return numbers
 
 
 def load(path: str | os.PathLike[str], overrides: dict[str, Any] | None = None) -> Run:

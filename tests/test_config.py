@@ -81,3 +81,19 @@ def test_differences_names_keys_and_values_and_passes_over_what_may_change():
     new.seed, new.parallel.backend = 3, "jit"
     assert config_lib.differences(old, new, config_lib.FREE_TO_CHANGE) == ["seed (0 -> 3)"]
     assert len(config_lib.differences(old, new)) == 2
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])
+def test_an_open_interval_has_no_ends(value):
+    assert config_lib.inside(0.0, 1.0)(value) == "a number above 0.0 and below 1.0"
+    assert config_lib.inside(0.0, 1.0)(0.5) is None
+
+
+def test_a_preset_changes_the_config_that_names_it():
+    config = config_lib.base_config()
+    config.experiment, config.preset = "mine", "small"
+    presets = {"small": lambda c: c.train.update(batch_size=8), "large": lambda c: c.train.update(batch_size=512)}
+    assert config_lib.apply_preset(config, presets).train.batch_size == 8
+    config.preset = "smal"
+    with pytest.raises(UserError, match=r"mine has no preset 'smal' \(did you mean small\?\); .* small, large"):
+        config_lib.apply_preset(config, presets)

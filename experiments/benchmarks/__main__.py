@@ -19,7 +19,7 @@ def main() -> None:
 
     import jax
 
-    from experiments.benchmarks import vae
+    from experiments.benchmarks import autoencoder, vae
 
     turns = 5 if quick else 25
     rows = [
@@ -27,9 +27,10 @@ def main() -> None:
         *vae.launch(),
         vae.loader(),
         vae.peak_memory(),
+        autoencoder.contraction(turns),
     ]
     if importlib.util.find_spec("torch"):
-        rows += vae.against_torch(turns)
+        rows += [*vae.against_torch(turns), autoencoder.against_torch(turns)]
     print(f"\n{datetime.date.today()}, {platform.machine()}, {jax.devices()[0].device_kind}, JAX {jax.__version__}\n")
     print("| what | measured | bound |\n|---|---|---|")
     for what, measured, bound in rows:

@@ -11,18 +11,13 @@ import tempfile
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments import vae
-from gen_jax import rng
-from gen_jax.contracts import Experiment
 from gen_jax.train import loop
-from gen_jax.train.parallel import Layout
 
 from . import timing
-
-Row = tuple[str, str, str]
+from .timing import Row
 
 
 class _Clocked:
@@ -40,22 +35,6 @@ class _Clocked:
         return self._source.batches(step, count)
 
 
-def _bare(experiment: Experiment) -> Any:
-    """The compiled step on one batch that is on the device already."""
-    layout, per_call = Layout(), experiment.steps_per_call
-    step = layout.wrap_train(experiment.train_step, per_call)
-    state = layout.put_state(experiment.init(rng.root(0)))
-    source = experiment.train_source
-    batch = layout.put_batch(source.batch(0) if per_call == 1 else source.batches(0, per_call), per_call)
-
-    def call() -> None:
-        nonlocal state
-        state, _ = step(state, batch)
-        jax.block_until_ready(state)
-
-    return call
-
-
 def loop_overhead(turns: int) -> Row:
     """The whole loop, with loading, logging, progress and checkpoints, against the bare step."""
     config = vae.get_config()
@@ -64,7 +43,7 @@ def loop_overhead(turns: int) -> Row:
     config.train.eval_every = "1000000 steps"
     config.train.checkpoint_every = "300 steps"  # Two of them in the time that is measured.
     experiment = vae.build(config)
-    bare, ratios = _bare(experiment), []
+    bare, ratios = timing.bare_step(experiment), []
     bare()
     for _ in range(max(3, turns // 4)):
         source = _Clocked(experiment.train_source)
@@ -120,7 +99,7 @@ def loader() -> Row:
     experiment = vae.build(vae.get_config())
     source, per_call = experiment.train_source, experiment.steps_per_call
     size = source.batches(0, per_call)["image"].shape[1] * per_call
-    bare = _bare(experiment)
+    bare = timing.bare_step(experiment)
     ratio = timing.interleave(bare, _Calls(source, per_call), turns=10, calls=10)
     made, eaten = size / ratio.reference, size / ratio.seconds
     return "loader against the VAE's appetite", f"{made:,.0f} images/s, {made / eaten:.0f}x", "≥ 5x"
@@ -161,12 +140,6 @@ def against_torch(turns: int) -> list[Row]:
         per_call = experiment.steps_per_call
         torch.manual_seed(0)
         peer = torch_vae.make_step(make(), experiment.train_source.batch(0)["image"])
-
-        def several(peer: Any = peer, per_call: int = per_call) -> None:
-            for _ in range(per_call):
-                peer()
-
-        ratio = timing.interleave(_bare(experiment), several, turns, calls=max(1, 20 // per_call))
-        each = f"{1e3 * ratio.seconds / per_call:.1f} ms against {1e3 * ratio.reference / per_call:.1f} ms"
-        rows.append((f"VAE step ({preset}) against PyTorch {torch.__version__}", f"{ratio}; {each}", ""))
+        name = f"VAE step ({preset}) against PyTorch {torch.__version__}"
+        rows.append(timing.against(name, timing.bare_step(experiment), peer, per_call, turns))
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import signal
 import time
@@ -130,7 +131,7 @@ class _Run:
         host_state, start = self.initial_state()
         if start >= self.plan.total and (self.folder / "README.md").is_file():  # The card is written last.
             self.say(f"This run is finished: {start} steps in {self.folder}. See its README.md; nothing was done.")
-            return Outcome(start, True, self.last_results(), sorted((self.folder / "pictures").glob("*.png")))
+            return Outcome(start, True, self.final_results(), sorted((self.folder / "pictures").glob("*.png")))
         if self.is_main:
             workdir.write_provenance(self.folder, self.facts)
         state = self.layout.put_state(host_state)
@@ -264,10 +265,22 @@ class _Run:
         self.checkpoints.wait()
         if not self.is_main:
             return Outcome(step, True, {}, [])
+        host_state = parallel.to_host(state)
         results = self.last_results()
-        paths = writer.pictures(step, self.experiment.pictures(parallel.to_host(state)))
+        if self.experiment.assess is not None:
+            results |= self.experiment.assess(host_state)
+        replace_text(self.folder / "results.json", json.dumps({"step": step} | results, indent=2) + "\n")
+        paths = writer.pictures(step, self.experiment.pictures(host_state))
         replace_text(self.folder / "README.md", card.run_card(self.config, self.folder, step, self.facts, results))
         return Outcome(step, True, results, paths)
+
+    def final_results(self) -> dict[str, float]:
+        """What `finish` wrote down; the newest test row where that file is gone."""
+        try:
+            results = json.loads((self.folder / "results.json").read_text())
+        except (OSError, ValueError):
+            return self.last_results()
+        return {key: value for key, value in results.items() if key != "step"}
 
     def last_results(self) -> dict[str, float]:
         """The newest test row of `metrics.jsonl`."""

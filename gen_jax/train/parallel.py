@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from gen_jax.contracts import Batch, UserError
 
@@ -142,6 +143,24 @@ class Layout:
             return {name: split(array) for name, array in batch.items()}
         sharding = NamedSharding(self._mesh, PartitionSpec(*(None,) * axis, AXIS))
         return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def stream_options(config: ConfigDict) -> dict[str, int]:
+    """What a source of a run's batches must know: their sizes, the seed of their order, and this process's part.
+
+    Args:
+      config: with the sections of `config.base_config`.
+
+    Returns:
+      `batch_size`, `evaluation_batch_size`, `seed`, `process_index` and `process_count`.
+    """
+    return {
+        "batch_size": config.train.batch_size,
+        "evaluation_batch_size": config.eval.batch_size,
+        "seed": config.seed,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
 
 
 def to_host(tree: Any) -> Any:

@@ -79,6 +79,7 @@ def make_train_step(
     ema: Ema | None = None,
     compute_dtype: Any = jnp.float32,
     steps_per_call: int = 1,
+    whole_batch: bool = False,
 ) -> TrainStep:
     """Builds the train step of one objective and one optimiser.
 
@@ -90,6 +91,7 @@ def make_train_step(
       compute_dtype: the type in which the objective sees the parameters, scalars excepted. Parameters, gradients,
         optimiser and average stay as they are; with bfloat16 this is mixed precision.
       steps_per_call: k, how many steps one call makes, in one dispatch.
+      whole_batch: whether the objective takes `axis_name`, for statistics of the batch of all devices.
 
     Returns:
       `step(state, batch, *, axis_name=None) -> (state, metrics)`. `axis_name` names the mapped axis of devices, where
@@ -98,18 +100,19 @@ def make_train_step(
       For k > 1 the batch's arrays and the metrics have a leading axis [k].
     """
 
-    def loss_fn(params: Params, state: TrainState, key: Any, batch: Batch) -> Any:
+    def loss_fn(params: Params, state: TrainState, key: Any, batch: Batch, axis: dict[str, str | None]) -> Any:
         def cast(leaf: Array) -> Array:
             # A scalar costs nothing to keep whole, and as a variance or a temperature it must be.
             return leaf.astype(compute_dtype) if leaf.ndim and compute_dtype != jnp.float32 else leaf
 
-        return objective(jax.tree.map(cast, params), state.model_state, key, batch)
+        return objective(jax.tree.map(cast, params), state.model_state, key, batch, **axis)
 
     def step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> tuple[TrainState, Terms]:
         key = rng.at_step(state.key, state.step)
         batch = dict(batch) | {"step": state.step}
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (model_state, terms)), grads = grad_fn(state.params, state, key, batch)
+        axis = {"axis_name": axis_name} if whole_batch else {}
+        (loss, (model_state, terms)), grads = grad_fn(state.params, state, key, batch, axis)
         # The mean over devices comes after the gradient: the gradient of a pmean-ed loss is wrong under pmap.
         loss, model_state, terms, grads = mean_over_devices((loss, model_state, terms, grads), axis_name)
 

@@ -8,14 +8,14 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tqdm
 from PIL import Image, ImageDraw, ImageFont
 
-from gen_jax.contracts import Grid, Picture, Scatter
+from gen_jax.contracts import Curves, Grid, Panels, Picture, Scatter
 from gen_jax.files import replace_text
 
 _MARGIN = 2  # Pixels between the images of a grid.
@@ -134,12 +134,27 @@ def draw(picture: Picture) -> Image.Image:
     """Draws a picture.
 
     Args:
-      picture: a `Grid` or a `Scatter`.
+      picture: a `Grid`, a `Scatter`, `Curves` or `Panels` of them.
 
     Returns:
       An RGB image with the title in it.
     """
-    return _draw_grid(picture) if isinstance(picture, Grid) else _draw_scatter(picture)
+    if isinstance(picture, Panels):
+        return _beside([draw(panel) for panel in picture.panels])
+    if isinstance(picture, Grid):
+        return _draw_grid(picture)
+    return _draw_scatter(picture) if isinstance(picture, Scatter) else _draw_curves(picture)
+
+
+def _beside(images: list[Image.Image]) -> Image.Image:
+    gap = 12
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    canvas = Image.new("RGB", (width, max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        canvas.paste(image, (left, 0))
+        left += image.width + gap
+    return canvas
 
 
 def _draw_grid(grid: Grid) -> Image.Image:
@@ -166,27 +181,45 @@ def _draw_grid(grid: Grid) -> Image.Image:
     return canvas
 
 
-def _draw_scatter(scatter: Scatter) -> Image.Image:
+@contextlib.contextmanager
+def _figure(title: str, axes_names: tuple[str, str]) -> Iterator[tuple[Any, list[Image.Image]]]:
+    """A matplotlib figure to draw in, without any display; the picture is in the list once it is drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 6), dpi=110)
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    classes = np.unique(scatter.labels)
-    colours = np.searchsorted(classes, scatter.labels)
-    x, y = scatter.points.T
-    points = axes.scatter(x, y, c=colours, cmap="tab10", s=6, vmin=0, vmax=9)
-    if 1 < len(classes) <= 10:
-        handles, _ = points.legend_elements(num=list(range(len(classes))))
-        axes.legend(handles, [str(c) for c in classes], title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set_title(scatter.title)
-    axes.set_xlabel(scatter.axes[0])
-    axes.set_ylabel(scatter.axes[1])
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_title(title)
+    axes.set_xlabel(axes_names[0])
+    axes.set_ylabel(axes_names[1])
+    drawn: list[Image.Image] = []
+    yield axes, drawn
     figure.tight_layout()
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    drawn.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+
+
+def _draw_scatter(scatter: Scatter) -> Image.Image:
+    with _figure(scatter.title, scatter.axes) as (axes, drawn):
+        classes = np.unique(scatter.labels)
+        colours = np.searchsorted(classes, scatter.labels)
+        x, y = scatter.points.T
+        points = axes.scatter(x, y, c=colours, cmap="tab10", s=6, vmin=0, vmax=9)
+        if 1 < len(classes) <= 10:
+            handles, _ = points.legend_elements(num=list(range(len(classes))))
+            axes.legend(handles, [str(c) for c in classes], title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set_aspect("equal", adjustable="datalim")
+    return drawn[0]
+
+
+def _draw_curves(curves: Curves) -> Image.Image:
+    with _figure(curves.title, curves.axes) as (axes, drawn):
+        for name, (x, y) in curves.lines.items():
+            axes.plot(x, y, label=name)
+        axes.set_yscale("log" if curves.log_y else "linear")
+        axes.legend()
+    return drawn[0]
 
 
 def _row_text(row: Mapping[str, Any]) -> str:

@@ -288,3 +288,26 @@ def test_means_and_sums_over_no_axis_are_identities():
     tree = {"a": jnp.ones(3)}
     assert mean_over_devices(tree, None) is tree
     assert sum_over_devices(tree, None) is tree
+
+
+def _whole_batch(params: Any, model_state: Any, key: Any, batch: Any, *, axis_name: str | None = None) -> Any:
+    """A loss that no mean over parts gives: the square of a mean over the whole batch."""
+    del key
+    mean = jnp.mean(batch["g"] @ params["w"])
+    mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    return mean**2, (model_state, {})
+
+
+def test_an_objective_of_the_whole_batch_has_one_gradient_on_any_number_of_devices():
+    """The loss (w · ḡ)² of parts with very different ḡ: gradient 2 (w · ḡ) ḡ, and not the mean of that of the parts."""
+    g = np.zeros((8, 2), np.float32)
+    g[0], g[5] = (8.0, 0.0), (0.0, -4.0)  # ḡ = (1, −½).
+    tx = optax.sgd(0.1)
+    expected = np.array([1.0, 1.0]) - 0.1 * 2 * 0.5 * np.array([1.0, -0.5])
+    step = make_train_step(_whole_batch, tx, whole_batch=True)
+    for backend, count in (("jit", 1), ("pmap", 8), ("jit", 8)):
+        layout = parallel.Layout(backend, jax.devices()[:count])
+        state = layout.put_state(init_state({"w": jnp.ones(2)}, tx, rng.root(0)))
+        state, metrics = layout.wrap_train(step)(state, layout.put_batch({"g": g}))
+        np.testing.assert_allclose(state.params["w"], expected, rtol=1e-6)
+        assert float(metrics["loss"]) == pytest.approx(0.25)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gen_jax.contracts import Grid, Scatter
+from gen_jax.contracts import Curves, Grid, Panels, Scatter
 from gen_jax.files import replace_text
 from gen_jax.train.writer import Writer, draw, read_metrics
 
@@ -61,3 +61,16 @@ def test_a_file_is_replaced_whole(tmp_path):
     path.write_text("old")
     replace_text(path, "new")
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_curves_are_drawn_and_panels_stand_beside_each_other():
+    x = np.arange(1, 20)
+    curves = Curves("A title", {"falling": (x, 1.0 / x), "rising": (x, 1.0 * x)}, ("n", "value"), log_y=True)
+    grid = Grid("Another", np.random.default_rng(0).uniform(size=(2, 2, 8, 8, 1)))
+    one, other, both = (np.asarray(draw(p)) for p in (curves, grid, Panels((curves, grid))))
+    assert len(np.unique(one.reshape(-1, 3), axis=0)) > 20
+    linear = np.asarray(draw(Curves("A title", curves.lines, ("n", "value"))))
+    assert not np.array_equal(one, linear)
+    assert np.array_equal(both[: one.shape[0], : one.shape[1]], one)
+    assert np.array_equal(both[: other.shape[0], -other.shape[1] :], other)
+    assert Panels((curves, grid)).title == "A title; Another"

@@ -1,0 +1,294 @@
+"""The deep autoencoder of Hinton and Salakhutdinov (2006) on images, against principal components.
+
+Command: python -m experiments.autoencoder --workdir=runs/autoencoder
+Expected: test squared error ?? an image with a 30-number code, where 30 principal components have ??
+Time: ?? s of training on two CPU cores
+
+Presets (--preset=...):
+  default  784-1000-500-250-30 and back, on the 10,000 + 1,000 images of Fashion-MNIST that come with the package
+  mnist    the same on MNIST, for the paper's number (files in --data_dir)
+  two_d    784-1000-500-250-2: the paper's figure of the encoded test set
+  conv     convolutional encoder and decoder
+  linear   one linear layer of 30, tied: principal components by gradient descent
+  tiny     seconds; for tests
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from gen_jax import cli, rng
+from gen_jax import config as config_lib
+from gen_jax.contracts import Experiment, Picture, Source, UserError
+from gen_jax.data import image_sources
+from gen_jax.eval import pca as pca_lib
+from gen_jax.eval.probe import probe_errors
+from gen_jax.families.autoencoder import evaluation, losses, models, pictures, sampling
+from gen_jax.train import parallel
+from gen_jax.train.optimizer import step_options
+from gen_jax.train.state import TrainState, init_state
+from gen_jax.train.step import make_eval_step, make_train_step
+
+
+def get_config(preset: str = "default") -> ConfigDict:
+    """The config of a preset.
+
+    Args:
+      preset: one that the module's docstring names.
+
+    Returns:
+      The config, unlocked.
+
+    Raises:
+      UserError: where there is no such preset.
+    """
+    config = config_lib.base_config()
+    config.experiment = "autoencoder"
+    config.preset = preset
+    config.data.name = "fashion_mnist_10k"
+
+    config.model = ConfigDict()
+    config.model.network = "mlp"  # mlp | conv
+    config.model.code_size = 30
+    config.model.hidden = (1000, 500, 250)  # mlp: the width of each hidden layer, from the image inwards.
+    config.model.channels = (32, 64)  # conv: of each stage that halves the image.
+    config.model.activation = "gelu"  # gelu | relu | tanh | sigmoid; the paper's is sigmoid.
+    config.model.tied = False  # Whether the decoder's weights are the encoder's, transposed.
+    config.model.output = "sigmoid"  # sigmoid | linear
+
+    config.objective = ConfigDict()
+    config.objective.error = "cross_entropy"  # cross_entropy | squared_error
+    config.objective.l2 = 0.0  # The weight of the sum of squared weights.
+
+    config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
+
+    config.optim.schedule = "cosine"
+    config.train.duration = "60 epochs"
+    config.train.steps_per_call = 10
+    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
+    return config_lib.apply_preset(config, _PRESETS)
+
+
+def _mnist(config: ConfigDict) -> None:
+    config.data.name = "mnist"
+    config.train.eval_every = config.train.checkpoint_every = "5 epochs"
+
+
+def _two_d(config: ConfigDict) -> None:
+    config.model.code_size = 2
+
+
+def _conv(config: ConfigDict) -> None:
+    config.model.network = "conv"
+    config.train.steps_per_call = 1  # XLA's CPU backend runs convolutions inside a scan on one core, many times slower.
+    config.train.duration = "20 epochs"
+    config.train.eval_every = config.train.checkpoint_every = "5 epochs"
+
+
+def _linear(config: ConfigDict) -> None:
+    config.model.hidden = ()
+    config.model.tied = True
+    config.model.output = "linear"
+    config.objective.error = "squared_error"
+    config.train.duration = "30 epochs"
+
+
+def _tiny(config: ConfigDict) -> None:
+    config.optim.learning_rate = 5e-3
+    config.model.hidden = (32,)
+    config.model.code_size = 2
+    config.train.batch_size = 64
+    config.train.duration = "40 steps"
+    config.train.steps_per_call = 2
+    config.train.log_every = "10 steps"
+    config.train.eval_every = config.train.checkpoint_every = "20 steps"
+    config.eval.sample_chunk = 16
+    config.eval.probe_examples = 200
+
+
+_PRESETS = {
+    "default": lambda config: None,
+    "mnist": _mnist,
+    "two_d": _two_d,
+    "conv": _conv,
+    "linear": _linear,
+    "tiny": _tiny,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config's values; `build` checks what also depends on the data.
+
+    Args:
+      config: the resolved config.
+
+    Raises:
+      UserError: for the first value out of range.
+    """
+    rules = config_lib.base_rules() | {
+        "model.network": config_lib.one_of("mlp", "conv"),
+        "model.code_size": config_lib.at_least(1),
+        "model.hidden": config_lib.each(config_lib.at_least(1)),
+        "model.channels": config_lib.each(config_lib.at_least(1)),
+        "model.activation": config_lib.one_of("gelu", "relu", "tanh", "sigmoid"),
+        "model.output": config_lib.one_of(*models.OUTPUTS),
+        "objective.error": config_lib.one_of(*losses.ERRORS),
+        "objective.l2": config_lib.at_least(0.0),
+        "eval.probe_examples": config_lib.at_least(0),
+    }
+    config_lib.check(config, rules)
+    config_lib.check_optimizer(config)
+    if config.objective.error == "cross_entropy" and config.model.output != "sigmoid":
+        raise UserError(
+            f"config.objective.error=cross_entropy needs probabilities, which config.model.output={config.model.output}"
+            " does not give; use sigmoid, or squared_error."
+        )
+
+
+def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
+    """Wires the experiment: source -> model -> objective -> step -> evaluation -> pictures.
+
+    Args:
+      config: the resolved config.
+      sources: the training and test sources; None to find them by `config.data`.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      UserError: where the config or the data cannot be used.
+    """
+    validate(config)
+    train_source, test_source = sources or image_sources(
+        config.data.name, config.data.dir or None, **parallel.stream_options(config)
+    )
+    model = build_model(config, train_source.example_shape)
+    objective = functools.partial(losses.objective, model=model, error=config.objective.error, l2=config.objective.l2)
+    options = step_options(config, train_source.num_examples)
+
+    def init(key: Any) -> TrainState:
+        params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
+        moments = losses.code_moments(model.code_size)
+        return init_state(params, options["tx"], key, model_state=moments, ema=options["ema"] is not None)
+
+    judged: dict[str, Any] = {
+        "model": model,
+        "sets": functools.partial(evaluation.load_sets, train_source, test_source),
+    }
+    return Experiment(
+        train_source=train_source,
+        test_source=test_source,
+        init=init,
+        train_step=make_train_step(objective, **options),
+        eval_step=make_eval_step(functools.partial(evaluation.reconstruction_values, model=model)),
+        report=functools.partial(evaluation.report, num_dims=int(np.prod(train_source.example_shape))),
+        assess=functools.partial(assess, **judged, probe_examples=config.eval.probe_examples),
+        sample=lambda state, keys: sampling.sample_gaussian_codes(
+            state.eval_params, state.model_state, keys, model=model
+        ),
+        pictures=functools.partial(draw, **judged),
+        headline=("squared_error", "pca_squared_error", "psnr_db", "code_probe_error_percent"),
+        steps_per_call=config.train.steps_per_call,
+    )
+
+
+def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> nn.Module:
+    """The autoencoder of a config for images of a shape (H, W, C).
+
+    Raises:
+      UserError: where the network cannot take images of that size.
+    """
+    height, width, channels = image_shape
+    m = config.model
+    options: dict[str, Any] = {
+        "activation": {"gelu": nn.gelu, "relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}[m.activation],
+        "output": m.output,
+        "tied": m.tied,
+    }
+    if m.network == "mlp":
+        return models.MLPAutoencoder((height, width, channels), (*m.hidden, m.code_size), **options)
+    shrink = 2 ** len(m.channels)
+    if height % shrink or width % shrink or not m.channels:
+        raise UserError(
+            f"The convolutional autoencoder of {len(m.channels)} stages takes images whose sides divide by {shrink}, "
+            f"not {height}x{width}; change config.model.channels, or use config.model.network=mlp."
+        )
+    return models.ConvAutoencoder((height, width, channels), tuple(m.channels), m.code_size, **options)
+
+
+def assess(
+    state: TrainState, *, model: nn.Module, sets: Callable[[], evaluation.Sets], probe_examples: int
+) -> dict[str, float]:
+    """What the code is worth: its error beside that of as many principal components, and linear probes of both.
+
+    Args:
+      state: of the run.
+      model: the autoencoder.
+      sets: loads the data.
+      probe_examples: how many training images the probes see at most; 0 for no probe.
+
+    Returns:
+      `pca_squared_error` and the probes' errors.
+    """
+    data = sets()
+    principal = pca_lib.fit_pca(data.train, min(model.code_size, data.train[0].size, len(data.train)))
+    code = functools.partial(sampling.encode, state.eval_params, model=model)
+    representations = {
+        "code": [evaluation.in_batches(code, x) for x in data.images],
+        "pca": [pca_lib.encode(principal, x) for x in data.images],
+        "pixels": list(data.images),
+    }
+    error = float(np.mean(pca_lib.reconstruction_error(principal, data.test)))
+    return {"pca_squared_error": error} | probe_errors(representations, data.labels, probe_examples)
+
+
+def draw(state: TrainState, *, model: nn.Module, sets: Callable[[], evaluation.Sets]) -> dict[str, Picture]:
+    """Reconstructions beside those of principal components, the first layer's filters, and the codes in the plane.
+
+    Args:
+      state: of the run.
+      model: the autoencoder.
+      sets: loads the data.
+
+    Returns:
+      `reconstructions`, `codes`, and for a fully connected network `filters`.
+    """
+    data, params, size = sets(), state.eval_params, model.code_size
+    principal = pca_lib.fit_pca(data.train, max(2, min(size, data.train[0].size, len(data.train))))
+    shown = data.test[np.arange(20) % len(data.test)]
+    codes = evaluation.in_batches(functools.partial(sampling.encode, params, model=model), data.test)
+    plane = codes if size == 2 else pca_lib.encode(pca_lib.fit_pca(codes, min(2, size)), codes)
+    plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # A code of one number lies on a line.
+    found: dict[str, Picture] = {
+        "reconstructions": pictures.compared(
+            f"Test images, reconstructed from {size} numbers",
+            {
+                "image": shown,
+                "autoencoder": np.asarray(jax.jit(functools.partial(sampling.reconstruct, model=model))(params, shown)),
+                "PCA": pca_lib.reconstruct(principal, shown),
+            },
+        ),
+        "codes": pictures.codes_beside(
+            plane,
+            pca_lib.encode(principal, data.test)[:, :2],
+            data.test_labels,
+            "The code" if size == 2 else f"The code's {size} numbers, their first two principal components",
+            "The pixels' first two principal components",
+        ),
+    }
+    if isinstance(model, models.MLPAutoencoder):
+        kernel = np.asarray(params["encoder_0"]["kernel"])
+        found["filters"] = pictures.filters("Filters of the first layer", kernel, model.image_shape)
+    return found
+
+
+if __name__ == "__main__":
+    cli.main("autoencoder")

@@ -1,0 +1,247 @@
+"""The contractive autoencoder of Rifai et al. (2011), beside a plain twin.
+
+Command: python -m experiments.contractive_autoencoder --workdir=runs/contractive_autoencoder
+Expected: a linear probe errs on ?? % of the contractive codes, ?? % of a plain code's and ?? % of the pixels
+Time: ?? s of training on two CPU cores
+
+Presets (--preset=...):
+  default  1000 sigmoid units, tied, on the Fashion-MNIST images that come with the package
+  mnist    the same on MNIST (files in --data_dir)
+  tiny     seconds; for tests
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from gen_jax import cli, rng
+from gen_jax import config as config_lib
+from gen_jax.contracts import Array, Experiment, Key, Picture, Source
+from gen_jax.data import image_sources
+from gen_jax.eval import pca as pca_lib
+from gen_jax.eval.probe import probe_errors
+from gen_jax.families.autoencoder import evaluation, losses, models, pictures, sampling
+from gen_jax.train import parallel
+from gen_jax.train.optimizer import step_options
+from gen_jax.train.state import TrainState, init_state
+from gen_jax.train.step import make_eval_step, make_train_step
+
+
+def get_config(preset: str = "default") -> ConfigDict:
+    """The config of a preset.
+
+    Args:
+      preset: one that the module's docstring names.
+
+    Returns:
+      The config, unlocked.
+
+    Raises:
+      UserError: where there is no such preset.
+    """
+    config = config_lib.base_config()
+    config.experiment = "contractive_autoencoder"
+    config.preset = preset
+    config.data.name = "fashion_mnist_10k"
+
+    config.model = ConfigDict()
+    config.model.code_size = 1000  # Sigmoid units, in one layer.
+    config.model.tied = True  # Whether the decoder's weights are the encoder's, transposed.
+
+    config.objective = ConfigDict()
+    config.objective.weight = 0.5  # λ
+    config.objective.contraction = "closed_form"  # closed_form | jacobian (exact, dear) | hutchinson (estimated)
+    config.objective.num_probes = 1  # hutchinson: backward passes an image.
+
+    config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
+    config.eval.spectrum_examples = 20  # Over how many test images the Jacobian's spectrum is averaged.
+    config.eval.sample_steps = 30  # Of the walk that samples are drawn by.
+    config.eval.sample_step_size = 0.1  # s of it.
+
+    config.optim.schedule = "cosine"
+    config.train.duration = "30 epochs"
+    config.train.steps_per_call = 10
+    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
+    return config_lib.apply_preset(config, _PRESETS)
+
+
+def _mnist(config: ConfigDict) -> None:
+    config.data.name = "mnist"
+    config.train.duration = "10 epochs"
+    config.train.eval_every = config.train.checkpoint_every = "2 epochs"
+
+
+def _tiny(config: ConfigDict) -> None:
+    config.optim.learning_rate = 5e-3
+    config.model.code_size = 32
+    config.train.batch_size = 64
+    config.train.duration = "40 steps"
+    config.train.steps_per_call = 2
+    config.train.log_every = "10 steps"
+    config.train.eval_every = config.train.checkpoint_every = "20 steps"
+    config.eval.sample_chunk = 16
+    config.eval.sample_steps = 3
+    config.eval.spectrum_examples = 2
+    config.eval.probe_examples = 200
+
+
+_PRESETS = {"default": lambda config: None, "mnist": _mnist, "tiny": _tiny}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config's values.
+
+    Args:
+      config: the resolved config.
+
+    Raises:
+      UserError: for the first value out of range.
+    """
+    rules = config_lib.base_rules() | {
+        "model.code_size": config_lib.at_least(1),
+        "objective.weight": config_lib.at_least(0.0),
+        "objective.contraction": config_lib.one_of(*losses.CONTRACTIONS),
+        "objective.num_probes": config_lib.at_least(1),
+        "eval.probe_examples": config_lib.at_least(0),
+        "eval.spectrum_examples": config_lib.at_least(1),
+        "eval.sample_steps": config_lib.at_least(1),
+        "eval.sample_step_size": config_lib.at_least(0.0),
+    }
+    config_lib.check(config, rules)
+    config_lib.check_optimizer(config)
+
+
+def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
+    """Wires the experiment: source -> model -> objective -> step -> evaluation -> pictures.
+
+    Args:
+      config: the resolved config.
+      sources: the training and test sources; None to find them by `config.data`.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      UserError: where the config or the data cannot be used.
+    """
+    validate(config)
+    train_source, test_source = sources or image_sources(
+        config.data.name, config.data.dir or None, **parallel.stream_options(config)
+    )
+    shape = train_source.example_shape
+    height, width, channels = shape
+    model = models.MLPAutoencoder(
+        (height, width, channels), (config.model.code_size,), code_activation=nn.sigmoid, tied=config.model.tied
+    )
+    contractive = functools.partial(
+        losses.contractive_objective,
+        model=model,
+        weight=config.objective.weight,
+        contraction=config.objective.contraction,
+        num_probes=config.objective.num_probes,
+    )
+    plain = functools.partial(losses.objective, model=model)
+    options = step_options(config, train_source.num_examples)
+
+    def init(key: Any) -> TrainState:
+        params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"]
+        twins = {"model": params, "plain": jax.tree.map(jnp.copy, params)}
+        return init_state(twins, options["tx"], key, ema=options["ema"] is not None)
+
+    def sample(state: TrainState, keys: Key) -> Array:
+        walk = functools.partial(sampling.contractive_walk, state.eval_params["model"], keys, shape, model=model)
+        return walk(step_size=config.eval.sample_step_size, num_steps=config.eval.sample_steps)
+
+    values = functools.partial(evaluation.reconstruction_values, model=model, contraction=True)
+    judged: dict[str, Any] = {
+        "model": model,
+        "sets": functools.partial(evaluation.load_sets, train_source, test_source),
+    }
+    return Experiment(
+        train_source=train_source,
+        test_source=test_source,
+        init=init,
+        train_step=make_train_step(losses.beside_plain(contractive, plain), **options),
+        eval_step=make_eval_step(evaluation.beside_plain_values(values, values)),
+        report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
+        assess=functools.partial(assess, **judged, probe_examples=config.eval.probe_examples),
+        sample=sample,
+        pictures=functools.partial(draw, **judged, spectrum_examples=config.eval.spectrum_examples),
+        headline=("contraction", "plain_contraction", "contractive_probe_error_percent", "plain_probe_error_percent"),
+        steps_per_call=config.train.steps_per_call,
+    )
+
+
+def assess(
+    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], evaluation.Sets], probe_examples: int
+) -> dict[str, float]:
+    """What the contractive code is worth: linear probes of it, of the plain twin's and of the pixels.
+
+    Args:
+      state: of the run.
+      model: of the autoencoder and of its twin.
+      sets: loads the data.
+      probe_examples: how many training images the probes see at most; 0 for no probe.
+
+    Returns:
+      The probes' errors.
+    """
+    data = sets()
+
+    def codes(which: str) -> list[np.ndarray]:
+        code = functools.partial(sampling.encode, state.eval_params[which], model=model)
+        return [evaluation.in_batches(code, x) for x in data.images]
+
+    representations = {"contractive": codes("model"), "plain": codes("plain"), "pixels": list(data.images)}
+    return probe_errors(representations, data.labels, probe_examples)
+
+
+def draw(
+    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], evaluation.Sets], spectrum_examples: int
+) -> dict[str, Picture]:
+    """Reconstructions, filters and the Jacobian's spectrum, each beside the plain twin's.
+
+    Args:
+      state: of the run.
+      model: of the autoencoder and of its twin.
+      sets: loads the data.
+      spectrum_examples: over how many test images the spectrum is averaged.
+
+    Returns:
+      `reconstructions`, `filters`, `plain_filters` and `spectrum`.
+    """
+    data, params = sets(), state.eval_params
+    shown = data.test[np.arange(20) % len(data.test)]
+    rank = min(model.code_size, data.train[0].size, len(data.train))
+    principal = pca_lib.fit_pca(data.train, rank)
+    reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model))
+    rows = {
+        "image": shown,
+        "contractive": np.asarray(reconstruct(params["model"], shown)),
+        "plain": np.asarray(reconstruct(params["plain"], shown)),
+        f"PCA, {rank}": pca_lib.reconstruct(principal, shown),
+    }
+    names = {"model": "contractive", "plain": "plain"}
+    spectra = {
+        name: evaluation.jacobian_spectrum(params[which], data.test[:spectrum_examples], model=model)
+        for which, name in names.items()
+    }
+    kernels = {which: np.asarray(params[which]["encoder_0"]["kernel"]) for which in names}
+    return {
+        "reconstructions": pictures.compared("Test images and their reconstructions", rows),
+        "filters": pictures.filters("Filters of the contractive code", kernels["model"], model.image_shape),
+        "plain_filters": pictures.filters("Filters of the plain twin", kernels["plain"], model.image_shape),
+        "spectrum": pictures.spectrum("Singular values of the encoder's Jacobian, mean over test images", spectra),
+    }
+
+
+if __name__ == "__main__":
+    cli.main("contractive_autoencoder")

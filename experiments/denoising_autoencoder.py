@@ -1,0 +1,290 @@
+"""The denoising autoencoder of Vincent et al. (2008): denoised and inpainted images, and filters.
+
+Command: python -m experiments.denoising_autoencoder --workdir=runs/denoising_autoencoder
+Expected: test squared error ?? an image from noise of ??, where the best linear denoiser has ??
+Time: ?? s of training on two CPU cores
+
+Presets (--preset=...):
+  default          Gaussian noise of half the grey scale, on the Fashion-MNIST images that come with the package
+  masking          half of the pixels black
+  salt_and_pepper  a third of the pixels black or white
+  mnist            the default on MNIST (files in --data_dir)
+  tiny             seconds; for tests
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from gen_jax import cli, rng
+from gen_jax import config as config_lib
+from gen_jax.contracts import Array, Experiment, Key, Picture, Source
+from gen_jax.data import image_sources
+from gen_jax.eval import pca as pca_lib
+from gen_jax.eval.probe import probe_errors
+from gen_jax.families.autoencoder import evaluation, losses, models, pictures, sampling
+from gen_jax.families.autoencoder.corruption import CORRUPTIONS
+from gen_jax.train import parallel
+from gen_jax.train.optimizer import step_options
+from gen_jax.train.state import TrainState, init_state
+from gen_jax.train.step import make_eval_step, make_train_step
+
+
+def get_config(preset: str = "default") -> ConfigDict:
+    """The config of a preset.
+
+    Args:
+      preset: one that the module's docstring names.
+
+    Returns:
+      The config, unlocked.
+
+    Raises:
+      UserError: where there is no such preset.
+    """
+    config = config_lib.base_config()
+    config.experiment = "denoising_autoencoder"
+    config.preset = preset
+    config.data.name = "fashion_mnist_10k"
+
+    config.model = ConfigDict()
+    config.model.hidden = (1000,)  # The width of each hidden layer before the code.
+    config.model.code_size = 500
+    config.model.activation = "gelu"  # gelu | relu | tanh | sigmoid; of the code as well.
+    config.model.tied = False  # Whether the decoder's weights are the encoder's, transposed.
+
+    config.objective = ConfigDict()
+    config.objective.corruption = "gaussian"  # gaussian | masking | salt_and_pepper
+    config.objective.level = 0.5  # σ of the Gaussian, in units of the grey scale; the others' share of pixels.
+    config.objective.error = "cross_entropy"  # cross_entropy | squared_error
+
+    config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
+    config.eval.inpaint_steps = 30  # Reconstructions by which a hole is filled.
+    config.eval.sample_steps = 30  # Of the chain that samples are drawn by.
+
+    config.optim.schedule = "cosine"
+    config.train.duration = "60 epochs"
+    config.train.steps_per_call = 10
+    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
+    return config_lib.apply_preset(config, _PRESETS)
+
+
+def _masking(config: ConfigDict) -> None:
+    config.objective.corruption = "masking"
+
+
+def _salt_and_pepper(config: ConfigDict) -> None:
+    config.objective.corruption = "salt_and_pepper"
+    config.objective.level = 0.33
+
+
+def _mnist(config: ConfigDict) -> None:
+    config.data.name = "mnist"
+    config.train.duration = "20 epochs"
+    config.train.eval_every = config.train.checkpoint_every = "5 epochs"
+
+
+def _tiny(config: ConfigDict) -> None:
+    config.optim.learning_rate = 5e-3
+    config.model.hidden = (32,)
+    config.model.code_size = 16
+    config.train.batch_size = 64
+    config.train.duration = "40 steps"
+    config.train.steps_per_call = 2
+    config.train.log_every = "10 steps"
+    config.train.eval_every = config.train.checkpoint_every = "20 steps"
+    config.train.ema_decay = 0.9
+    config.eval.sample_chunk = 16
+    config.eval.sample_steps = 3
+    config.eval.inpaint_steps = 3
+    config.eval.probe_examples = 200
+
+
+_PRESETS = {
+    "default": lambda config: None,
+    "masking": _masking,
+    "salt_and_pepper": _salt_and_pepper,
+    "mnist": _mnist,
+    "tiny": _tiny,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config's values.
+
+    Args:
+      config: the resolved config.
+
+    Raises:
+      UserError: for the first value out of range.
+    """
+    rules = config_lib.base_rules() | {
+        "model.hidden": config_lib.each(config_lib.at_least(1)),
+        "model.code_size": config_lib.at_least(1),
+        "model.activation": config_lib.one_of("gelu", "relu", "tanh", "sigmoid"),
+        "objective.corruption": config_lib.one_of(*CORRUPTIONS),
+        "objective.error": config_lib.one_of(*losses.ERRORS),
+        "eval.probe_examples": config_lib.at_least(0),
+        "eval.inpaint_steps": config_lib.at_least(1),
+        "eval.sample_steps": config_lib.at_least(1),
+    }
+    config_lib.check(config, rules)
+    level = config_lib.at_least(0.0) if config.objective.corruption == "gaussian" else config_lib.between(0.0, 1.0)
+    config_lib.check(config, {"objective.level": level})
+    config_lib.check_optimizer(config)
+
+
+def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
+    """Wires the experiment: source -> model -> objective -> step -> evaluation -> pictures.
+
+    Args:
+      config: the resolved config.
+      sources: the training and test sources; None to find them by `config.data`.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      UserError: where the config or the data cannot be used.
+    """
+    validate(config)
+    train_source, test_source = sources or image_sources(
+        config.data.name, config.data.dir or None, **parallel.stream_options(config)
+    )
+    shape = train_source.example_shape
+    model = build_model(config, shape)
+    noise: dict[str, Any] = {"corruption": config.objective.corruption, "level": config.objective.level}
+    objective = functools.partial(losses.denoising_objective, model=model, error=config.objective.error, **noise)
+    options = step_options(config, train_source.num_examples)
+
+    def init(key: Any) -> TrainState:
+        params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"]
+        return init_state(params, options["tx"], key, ema=options["ema"] is not None)
+
+    def sample(state: TrainState, keys: Key) -> Array:
+        reconstruct = functools.partial(sampling.reconstruct, state.eval_params, model=model)
+        return sampling.denoising_chain(reconstruct, keys, shape, **noise, num_steps=config.eval.sample_steps)
+
+    judged: dict[str, Any] = {
+        "model": model,
+        "sets": functools.partial(evaluation.load_sets, train_source, test_source),
+    }
+    judged |= {"corrupt": functools.partial(evaluation.corrupted_like_the_test_set, **noise)}
+    return Experiment(
+        train_source=train_source,
+        test_source=test_source,
+        init=init,
+        train_step=make_train_step(objective, **options),
+        eval_step=make_eval_step(functools.partial(evaluation.denoising_values, model=model, **noise)),
+        report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
+        assess=functools.partial(assess, **judged, probe_examples=config.eval.probe_examples),
+        sample=sample,
+        pictures=functools.partial(draw, **judged, inpaint_steps=config.eval.inpaint_steps),
+        headline=("squared_error", "linear_squared_error", "corrupted_squared_error", "psnr_db"),
+        steps_per_call=config.train.steps_per_call,
+    )
+
+
+def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> models.MLPAutoencoder:
+    """The autoencoder of a config for images of a shape (H, W, C); its code has the activation of the hidden layers."""
+    height, width, channels = image_shape
+    m = config.model
+    activation = {"gelu": nn.gelu, "relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}[m.activation]
+    widths = (*m.hidden, m.code_size)
+    return models.MLPAutoencoder((height, width, channels), widths, activation, activation, tied=m.tied)
+
+
+def assess(
+    state: TrainState,
+    *,
+    model: models.MLPAutoencoder,
+    sets: Callable[[], evaluation.Sets],
+    corrupt: Callable[..., Array],
+    probe_examples: int,
+) -> dict[str, float]:
+    """How much better than the best linear denoiser it denoises, and linear probes of its code and of the pixels.
+
+    Args:
+      state: of the run.
+      model: the autoencoder.
+      sets: loads the data.
+      corrupt: `(key, x, index) -> x̃`.
+      probe_examples: how many training images the probes see at most; 0 for no probe.
+
+    Returns:
+      `linear_squared_error` and the probes' errors.
+    """
+    data = sets()
+    linear = fit_linear(data, state.key, corrupt)
+    noisy = np.asarray(corrupt(state.key, data.test, np.arange(len(data.test))))
+    errors = np.sum((pca_lib.denoise(linear, noisy) - data.test) ** 2, axis=(1, 2, 3))
+    code = functools.partial(sampling.encode, state.eval_params, model=model)
+    codes = [evaluation.in_batches(code, x) for x in data.images]
+    representations = {"code": codes, "pixels": list(data.images)}
+    numbers = probe_errors(representations, data.labels, probe_examples)
+    return {"linear_squared_error": float(np.mean(errors))} | numbers
+
+
+def fit_linear(data: evaluation.Sets, key: Key, corrupt: Callable[..., Array]) -> pca_lib.LinearDenoiser:
+    """The best linear denoiser of the training images, each corrupted once and otherwise than any test image is."""
+    key = rng.stream(key, "linear")
+    noisy = np.asarray(corrupt(key, data.train, np.arange(len(data.train))))
+    return pca_lib.fit_linear_denoiser(data.train, noisy)
+
+
+def draw(
+    state: TrainState,
+    *,
+    model: models.MLPAutoencoder,
+    sets: Callable[[], evaluation.Sets],
+    corrupt: Callable[..., Array],
+    inpaint_steps: int,
+) -> dict[str, Picture]:
+    """Images denoised beside the linear denoiser's, holes filled in, and the first layer's filters.
+
+    Args:
+      state: of the run.
+      model: the autoencoder.
+      sets: loads the data.
+      corrupt: `(key, x, index) -> x̃`.
+      inpaint_steps: reconstructions by which a hole is filled.
+
+    Returns:
+      `denoised`, `inpainted` and `filters`.
+    """
+    data, params = sets(), state.eval_params
+    rows = np.arange(20) % len(data.test)
+    shown = data.test[rows]
+    noisy = np.asarray(corrupt(state.key, shown, rows))
+    reconstruct = jax.jit(functools.partial(sampling.reconstruct, params, model=model))
+    known = np.ones_like(shown)
+    height, width = shown.shape[1:3]
+    known[:, height // 3 : height - height // 3, width // 3 : width - width // 3] = 0  # A hole in the middle,
+    known[10:, :, :] = 1
+    known[10:, height // 2 :] = 0  # and for the second ten the lower half.
+    filled = jax.jit(lambda x, m: sampling.inpaint(reconstruct, x, m, inpaint_steps))(shown, known)
+    denoised = {
+        "image": shown,
+        "corrupted": noisy,
+        "denoised": np.asarray(reconstruct(noisy)),
+        "linear": pca_lib.denoise(fit_linear(data, state.key, corrupt), noisy),
+    }
+    filled_in = {"image": shown, "hole": shown * known, "filled in": np.asarray(filled)}
+    kernel = np.asarray(params["encoder_0"]["kernel"])
+    return {
+        "denoised": pictures.compared("Test images, corrupted and denoised", denoised),
+        "inpainted": pictures.compared("Test images with a hole, filled in by the autoencoder", filled_in),
+        "filters": pictures.filters("Filters of the first layer", kernel, model.image_shape),
+    }
+
+
+if __name__ == "__main__":
+    cli.main("denoising_autoencoder")

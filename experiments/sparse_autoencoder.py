@@ -1,0 +1,301 @@
+"""Sparse autoencoders: the k-sparse code of Makhzani and Frey (2013), and the KL and L1 penalties.
+
+Command: python -m experiments.sparse_autoencoder --workdir=runs/sparse_autoencoder
+Expected: a linear probe errs on ?? % of the k-sparse codes, ?? % of a plain code's and ?? % of the pixels
+Time: ?? s of training on two CPU cores
+
+Presets (--preset=...):
+  default  1000 units of which 25 are on, tied, on the Fashion-MNIST images that come with the package
+  mnist    the same on MNIST (files in --data_dir)
+  kl       sigmoid units whose mean activation is held to rho = 0.1
+  l1       rectified units whose sum costs
+  tiny     seconds; for tests
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from gen_jax import cli, rng
+from gen_jax import config as config_lib
+from gen_jax.contracts import Array, Experiment, Key, Picture, Source, UserError
+from gen_jax.data import image_sources
+from gen_jax.eval import pca as pca_lib
+from gen_jax.eval.probe import probe_errors
+from gen_jax.eval.sparsity import code_sparsity
+from gen_jax.families.autoencoder import evaluation, losses, models, pictures, sampling
+from gen_jax.train import parallel
+from gen_jax.train.optimizer import step_options
+from gen_jax.train.state import TrainState, init_state
+from gen_jax.train.step import make_eval_step, make_train_step
+
+
+def get_config(preset: str = "default") -> ConfigDict:
+    """The config of a preset.
+
+    Args:
+      preset: one that the module's docstring names.
+
+    Returns:
+      The config, unlocked.
+
+    Raises:
+      UserError: where there is no such preset.
+    """
+    config = config_lib.base_config()
+    config.experiment = "sparse_autoencoder"
+    config.preset = preset
+    config.data.name = "fashion_mnist_10k"
+
+    config.model = ConfigDict()
+    config.model.code_size = 1000  # Units; more than it takes, of which few are on.
+    config.model.tied = True  # Whether the decoder's weights are the encoder's, transposed.
+
+    config.model.init_std = 0.01  # Of the initial weights; with larger ones more units stay as they begin.
+
+    config.objective = ConfigDict()
+    config.objective.sparsity = "k_sparse"  # k_sparse (linear units) | kl (sigmoid units) | l1 (rectified units)
+    config.objective.k = 25  # k_sparse: how many units are on.
+    config.objective.k_start = 200  # k_sparse: how many at first, so that every unit learns.
+    config.objective.anneal = "15 epochs"  # k_sparse: over how long the one becomes the other.
+    config.objective.rho = 0.1  # kl: the mean activation that is wanted.
+    config.objective.weight = 1.0  # kl, l1: of the penalty.
+
+    config.eval.alpha = 1.0  # k_sparse: α k units are on when codes are judged.
+    config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
+    config.eval.sample_steps = 30  # Of the chain that samples are drawn by.
+    config.eval.sample_noise = 0.3  # σ of the noise at each of them.
+
+    config.optim.schedule = "cosine"
+    config.train.duration = "30 epochs"
+    config.train.steps_per_call = 10
+    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
+    return config_lib.apply_preset(config, _PRESETS)
+
+
+def _mnist(config: ConfigDict) -> None:
+    config.data.name = "mnist"
+    config.objective.anneal = "5 epochs"
+    config.train.duration = "10 epochs"
+    config.train.eval_every = config.train.checkpoint_every = "2 epochs"
+
+
+def _kl(config: ConfigDict) -> None:
+    config.objective.sparsity = "kl"
+
+
+def _l1(config: ConfigDict) -> None:
+    config.objective.sparsity = "l1"
+    config.objective.weight = 0.1
+
+
+def _tiny(config: ConfigDict) -> None:
+    config.optim.learning_rate = 5e-3
+    config.model.code_size = 32
+    config.objective.k, config.objective.k_start, config.objective.anneal = 4, 16, "20 steps"
+    config.train.batch_size = 64
+    config.train.duration = "40 steps"
+    config.train.steps_per_call = 2
+    config.train.log_every = "10 steps"
+    config.train.eval_every = config.train.checkpoint_every = "20 steps"
+    config.eval.sample_chunk = 16
+    config.eval.sample_steps = 3
+    config.eval.probe_examples = 200
+
+
+_PRESETS = {"default": lambda config: None, "mnist": _mnist, "kl": _kl, "l1": _l1, "tiny": _tiny}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config's values.
+
+    Args:
+      config: the resolved config.
+
+    Raises:
+      UserError: for the first value out of range.
+    """
+    rules = config_lib.base_rules() | {
+        "model.code_size": config_lib.at_least(1),
+        "model.init_std": config_lib.positive,
+        "objective.sparsity": config_lib.one_of(*losses.SPARSITIES),
+        "objective.k": config_lib.at_least(1),
+        "objective.k_start": config_lib.at_least(1),
+        "objective.anneal": config_lib.duration,
+        "objective.rho": config_lib.inside(0.0, 1.0),
+        "objective.weight": config_lib.at_least(0.0),
+        "eval.alpha": config_lib.at_least(1.0),
+        "eval.probe_examples": config_lib.at_least(0),
+        "eval.sample_steps": config_lib.at_least(1),
+        "eval.sample_noise": config_lib.at_least(0.0),
+    }
+    config_lib.check(config, rules)
+    config_lib.check_optimizer(config)
+    size = config.model.code_size
+    for key, value in (("objective.k", config.objective.k), ("objective.k_start", config.objective.k_start)):
+        if config.objective.sparsity == "k_sparse" and value > size:
+            raise UserError(
+                f"config.{key}={value} is more than the code's {size} units; choose at most {size}, or a larger "
+                "config.model.code_size."
+            )
+
+
+def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
+    """Wires the experiment: source -> model -> objective -> step -> evaluation -> pictures.
+
+    Args:
+      config: the resolved config.
+      sources: the training and test sources; None to find them by `config.data`.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      UserError: where the config or the data cannot be used.
+    """
+    validate(config)
+    train_source, test_source = sources or image_sources(
+        config.data.name, config.data.dir or None, **parallel.stream_options(config)
+    )
+    shape, o = train_source.example_shape, config.objective
+    height, width, channels = shape
+    model = build_model(config, (height, width, channels))
+    k = min(round(config.eval.alpha * o.k), config.model.code_size) if o.sparsity == "k_sparse" else None
+    sparse = functools.partial(
+        losses.sparse_objective,
+        model=model,
+        sparsity=o.sparsity,
+        k=o.k,
+        k_start=o.k_start,
+        anneal_steps=config_lib.steps_in(o.anneal, config.train.batch_size, train_source.num_examples),
+        rho=o.rho,
+        weight=o.weight,
+    )
+    plain = functools.partial(losses.objective, model=model, error="squared_error")
+    options = step_options(config, train_source.num_examples)
+
+    def init(key: Any) -> TrainState:
+        params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"]
+        twins = {"model": params, "plain": jax.tree.map(jnp.copy, params)}
+        return init_state(twins, options["tx"], key, ema=options["ema"] is not None)
+
+    def sample(state: TrainState, keys: Key) -> Array:
+        reconstruct = functools.partial(sampling.reconstruct, state.eval_params["model"], model=model, k=k)
+        chain = functools.partial(sampling.denoising_chain, reconstruct, keys, shape, corruption="gaussian")
+        return chain(level=config.eval.sample_noise, num_steps=config.eval.sample_steps)
+
+    values = functools.partial(evaluation.reconstruction_values, model=model)
+    sets = functools.partial(evaluation.load_sets, train_source, test_source)
+    return Experiment(
+        train_source=train_source,
+        test_source=test_source,
+        init=init,
+        train_step=make_train_step(losses.beside_plain(sparse, plain), **options, whole_batch=True),
+        eval_step=make_eval_step(evaluation.beside_plain_values(functools.partial(values, k=k), values)),
+        report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
+        assess=functools.partial(assess, model=model, sets=sets, k=k, probe_examples=config.eval.probe_examples),
+        sample=sample,
+        pictures=functools.partial(draw, model=model, sets=sets, k=k),
+        headline=("squared_error", "sparse_probe_error_percent", "plain_probe_error_percent", "dead_units"),
+        steps_per_call=config.train.steps_per_call,
+    )
+
+
+def build_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> models.MLPAutoencoder:
+    """One layer of units of the kind that the sparsity is of; a linear output, as the papers'."""
+    units = {"k_sparse": models.identity, "kl": nn.sigmoid, "l1": nn.relu}[config.objective.sparsity]
+    return models.MLPAutoencoder(
+        image_shape,
+        (config.model.code_size,),
+        code_activation=units,
+        output="linear",
+        tied=config.model.tied,
+        init_std=config.model.init_std,
+    )
+
+
+def assess(
+    state: TrainState,
+    *,
+    model: models.MLPAutoencoder,
+    sets: Callable[[], evaluation.Sets],
+    k: int | None,
+    probe_examples: int,
+) -> dict[str, float]:
+    """What the sparse code is worth: linear probes of it, of the plain twin's and of the pixels; how sparse it is.
+
+    Args:
+      state: of the run.
+      model: of the autoencoder and of its twin.
+      sets: loads the data.
+      k: how many units are on; None for all.
+      probe_examples: how many training images the probes see at most; 0 for no probe.
+
+    Returns:
+      `active_units` (on average an image), `dead_units`, `hoyer_sparseness`, `pca_squared_error` of as many principal
+      components as units are on, and the probes' errors.
+    """
+    data, params = sets(), state.eval_params
+    sparse_code = functools.partial(sampling.encode, params["model"], model=model, k=k)
+    plain_code = functools.partial(sampling.encode, params["plain"], model=model)
+    representations = {
+        "sparse": [evaluation.in_batches(sparse_code, x) for x in data.images],
+        "plain": [evaluation.in_batches(plain_code, x) for x in data.images],
+        "pixels": list(data.images),
+    }
+    found = code_sparsity(representations["sparse"][1])
+    rank = min(k or model.code_size, data.train[0].size, len(data.train))
+    principal = pca_lib.fit_pca(data.train, rank)
+    return {
+        "active_units": found.active_per_example,
+        "dead_units": float(found.dead_units),
+        "hoyer_sparseness": found.hoyer,
+        "pca_squared_error": float(np.mean(pca_lib.reconstruction_error(principal, data.test))),
+    } | probe_errors(representations, data.labels, probe_examples)
+
+
+def draw(
+    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], evaluation.Sets], k: int | None
+) -> dict[str, Picture]:
+    """Reconstructions beside those of principal components, and the filters beside the plain twin's.
+
+    Args:
+      state: of the run.
+      model: of the autoencoder and of its twin.
+      sets: loads the data.
+      k: how many units are on; None for all.
+
+    Returns:
+      `reconstructions`, `filters` and `plain_filters`.
+    """
+    data, params = sets(), state.eval_params
+    rank = min(k or model.code_size, data.train[0].size, len(data.train))
+    shown = data.test[np.arange(20) % len(data.test)]
+    reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model, k=k))
+    rows = {
+        "image": shown,
+        "sparse": np.asarray(reconstruct(params["model"], shown)),
+        f"PCA, {rank}": pca_lib.reconstruct(pca_lib.fit_pca(data.train, rank), shown),
+    }
+
+    def filters(which: str, title: str) -> Picture:
+        return pictures.filters(title, np.asarray(params[which]["encoder_0"]["kernel"]), model.image_shape)
+
+    on = "" if k is None else f", {k} units of {model.code_size}"
+    return {
+        "reconstructions": pictures.compared(f"Test images and their reconstructions{on}", rows),
+        "filters": filters("model", "Filters of the sparse code"),
+        "plain_filters": filters("plain", "Filters of the plain twin, without the sparsity"),
+    }
+
+
+if __name__ == "__main__":
+    cli.main("sparse_autoencoder")

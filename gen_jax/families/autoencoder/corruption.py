@@ -1,0 +1,83 @@
+"""What a denoising autoencoder is to undo: corruptions q(x̃|x) of one image, keyed by the caller."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax.contracts import Array, Key
+
+CORRUPTIONS = ("gaussian", "masking", "salt_and_pepper")
+
+
+def gaussian_corruption(key: Key, x: Array, sigma: float) -> Array:
+    """Additive Gaussian noise: x̃ = x + σ ε, ε ~ N(0, I); x̃ leaves [0, 1].
+
+    See "Stacked Denoising Autoencoders", Vincent et al., 2010 (JMLR 11), Section 3.3, GS.
+
+    Args:
+      key: this example's key at this step.
+      x: [...] the image.
+      sigma: σ ≥ 0, in the unit of the pixels.
+
+    Returns:
+      [...] x̃.
+    """
+    return x + sigma * jax.random.normal(key, x.shape, x.dtype)
+
+
+def masking_corruption(key: Key, x: Array, rate: float) -> Array:
+    """Masking noise: every element is 0 with probability ν, and otherwise left as it is.
+
+    See "Stacked Denoising Autoencoders", Vincent et al., 2010 (JMLR 11), Section 3.3, MN.
+
+    Args:
+      key: this example's key at this step.
+      x: [...] the image.
+      rate: ν in [0, 1].
+
+    Returns:
+      [...] x̃.
+    """
+    return jnp.where(jax.random.bernoulli(key, rate, x.shape), 0.0, x)
+
+
+def salt_and_pepper_corruption(key: Key, x: Array, rate: float) -> Array:
+    """Salt-and-pepper noise: every element is with probability ν replaced by 0 or 1, by the flip of a fair coin.
+
+    See "Stacked Denoising Autoencoders", Vincent et al., 2010 (JMLR 11), Section 3.3, SP.
+
+    Args:
+      key: this example's key at this step.
+      x: [...] the image.
+      rate: ν in [0, 1].
+
+    Returns:
+      [...] x̃.
+    """
+    u = jax.random.uniform(key, x.shape)  # One draw for both: black where u < ν/2, white where ν/2 ≤ u < ν.
+    return jnp.where(u < rate, jnp.where(u < 0.5 * rate, 0.0, 1.0), x)
+
+
+def corrupt(key: Key, x: Array, kind: str, level: float) -> Array:
+    """The corruption of a name.
+
+    Args:
+      key: this example's key at this step.
+      x: [...] the image.
+      kind: "gaussian", "masking" or "salt_and_pepper".
+      level: σ of the first, ν of the others.
+
+    Returns:
+      [...] x̃.
+
+    Raises:
+      ValueError: where the name is another one.
+    """
+    if kind == "gaussian":
+        return gaussian_corruption(key, x, level)
+    if kind == "masking":
+        return masking_corruption(key, x, level)
+    if kind == "salt_and_pepper":
+        return salt_and_pepper_corruption(key, x, level)
+    raise ValueError(f"corruption='{kind}' is unknown; expected one of {CORRUPTIONS}.")
