@@ -70,6 +70,7 @@ def get_config(preset: str = "default") -> ConfigDict:
 
     config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
 
+    config.optim.learning_rate = 5e-4
     config.optim.schedule = "cosine"
     config.train.duration = "60 epochs"
     config.train.steps_per_call = 10

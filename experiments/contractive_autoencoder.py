@@ -57,14 +57,14 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.model.tied = True  # Whether the decoder's weights are the encoder's, transposed.
 
     config.objective = ConfigDict()
-    config.objective.weight = 0.5  # λ
+    config.objective.weight = 0.1  # λ
     config.objective.contraction = "closed_form"  # closed_form | jacobian (exact, dear) | hutchinson (estimated)
     config.objective.num_probes = 1  # hutchinson: backward passes an image.
 
     config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
     config.eval.spectrum_examples = 20  # Over how many test images the Jacobian's spectrum is averaged.
-    config.eval.sample_steps = 30  # Of the walk that samples are drawn by.
-    config.eval.sample_step_size = 0.1  # s of it.
+    config.eval.sample_steps = 10  # Of the walk from a training image that samples are drawn by.
+    config.eval.sample_step_size = 0.5  # s of it.
 
     config.optim.schedule = "cosine"
     config.train.duration = "30 epochs"
@@ -75,6 +75,7 @@ def get_config(preset: str = "default") -> ConfigDict:
 
 def _mnist(config: ConfigDict) -> None:
     config.data.name = "mnist"
+    config.objective.weight = 0.5
     config.train.duration = "10 epochs"
     config.train.eval_every = config.train.checkpoint_every = "2 epochs"
 
@@ -157,7 +158,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         return init_state(twins, options["tx"], key, ema=options["ema"] is not None)
 
     def sample(state: TrainState, keys: Key) -> Array:
-        walk = functools.partial(sampling.contractive_walk, state.eval_params["model"], keys, shape, model=model)
+        images = evaluation.first_images(train_source)
+        walk = functools.partial(sampling.contractive_walk, state.eval_params["model"], keys, images, model=model)
         return walk(step_size=config.eval.sample_step_size, num_steps=config.eval.sample_steps)
 
     values = functools.partial(evaluation.reconstruction_values, model=model, contraction=True)

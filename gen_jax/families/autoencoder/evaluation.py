@@ -39,8 +39,7 @@ def reconstruction_values(
     z = sampling.encode(params, x, model=model, k=k)
     values = _errors(x, apply_in_param_dtype(model, params, z, method="decode"), model)
     if contraction:
-        penalty = jax.vmap(losses.sigmoid_contractive_penalty, in_axes=(0, None))
-        values["contraction"] = penalty(z, params["encoder_0"]["kernel"])
+        values["contraction"] = losses.closed_form_contractions(params, z, model)
     return values
 
 
@@ -142,6 +141,24 @@ class Sets(NamedTuple):
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """The training and the test labels."""
         return self.train_labels, self.test_labels
+
+
+def first_images(source: Source, most: int = 1000) -> Array:
+    """The first images of a set, for samples that begin at the data.
+
+    Args:
+      source: of the set.
+      most: how many.
+
+    Returns:
+      [N, H, W, C] float32 in [0, 1], N at most `most`.
+    """
+    found: list[np.ndarray] = []
+    for batch in source.whole().evaluation():
+        found.append(batch["image"][batch["mask"] > 0])
+        if sum(map(len, found)) >= most:
+            break
+    return jnp.asarray(np.concatenate(found)[:most] / np.float32(255))
 
 
 def load_sets(train_source: Source, test_source: Source) -> Sets:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, ModelState, Objective, Params, Terms
 from gen_jax.families.autoencoder.corruption import corrupt
-from gen_jax.families.autoencoder.models import image_of
+from gen_jax.families.autoencoder.models import MLPAutoencoder, image_of
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops import distributions, pixels
 
@@ -78,7 +78,7 @@ def l1_sparsity(z: Array) -> Array:
     Returns:
       [] in the unit of the activations; its gradient at 0 is 0.
     """
-    return jnp.sum(jnp.abs(z))
+    return jnp.sum(z * jnp.sign(z))  # JAX gives |z| the gradient 1 at 0, which would pull there for good.
 
 
 def k_sparse(z: Array, k: Array | int, max_k: int | None = None) -> Array:
@@ -103,7 +103,8 @@ def k_sparse(z: Array, k: Array | int, max_k: int | None = None) -> Array:
     most = int(k) if max_k is None else max_k
     if not 0 <= most <= z.shape[0]:
         raise ValueError(f"k={most} is out of range for a code of {z.shape[0]}; expected 0 to {z.shape[0]}.")
-    largest, support = jax.lax.top_k(z, most)
+    # A NaN must show. The sort puts one whose sign is minus, as 0/0 is, below all numbers; jnp.nan's is plus.
+    largest, support = jax.lax.top_k(jnp.where(jnp.isnan(z), jnp.nan, z), most)
     kept = jnp.where(jnp.arange(most) < k, largest, 0.0)  # `top_k` gives the largest first.
     return jnp.zeros_like(z).at[support].set(kept)
 
@@ -213,7 +214,12 @@ def errors_of(x: Array, raw: Array, output: str, error: str) -> Array:
 
     Returns:
       [B].
+
+    Raises:
+      ValueError: where a cross-entropy is asked of an output that is no logit.
     """
+    if error == "cross_entropy" and output != "sigmoid":
+        raise ValueError(f"A cross-entropy needs logits, and the output '{output}' is none; use squared_error.")
     reconstruction = raw if error == "cross_entropy" else image_of(raw, output)
     return jax.vmap(lambda a, b: reconstruction_error(a, b, error))(x, reconstruction)
 
@@ -422,7 +428,7 @@ def contractive_objective(
       The loss [] an image, and ({}, terms): `reconstruction` and `contraction`, before its weight.
 
     Raises:
-      ValueError: where the contraction is another one.
+      ValueError: where the contraction is another one, or has no closed form for the model.
     """
     x = pixels.unit_levels(batch["image"])
     z = apply_in_param_dtype(model, params, x, method="encode")
@@ -431,8 +437,7 @@ def contractive_objective(
         return apply_in_param_dtype(model, params, image[None], method="encode")[0]
 
     if contraction == "closed_form":
-        kernel = jnp.asarray(params["encoder_0"]["kernel"], z.dtype)
-        penalties = jax.vmap(sigmoid_contractive_penalty, in_axes=(0, None))(z, kernel)
+        penalties = closed_form_contractions(params, z, model)
     elif contraction == "jacobian":
         penalties = jax.vmap(lambda image: contractive_penalty(encode, image))(x)
     elif contraction == "hutchinson":
@@ -444,6 +449,26 @@ def contractive_objective(
     reconstruction = jnp.mean(errors_of(x, raw, model.output, error))
     penalty = jnp.mean(penalties)
     return reconstruction + weight * penalty, (model_state, {"reconstruction": reconstruction, "contraction": penalty})
+
+
+def closed_form_contractions(params: Params, z: Array, model: nn.Module) -> Array:
+    """`sigmoid_contractive_penalty` of each of a batch of codes.
+
+    Args:
+      params: of the model.
+      z: [B, d] its codes.
+      model: an `MLPAutoencoder` of one layer with a sigmoid code.
+
+    Returns:
+      [B].
+
+    Raises:
+      ValueError: where the model is another one.
+    """
+    if not isinstance(model, MLPAutoencoder) or len(model.widths) != 1 or model.code_activation is not nn.sigmoid:
+        raise ValueError("The closed form of the contraction is that of one sigmoid layer; use jacobian or hutchinson.")
+    kernel = jnp.asarray(params["encoder_0"]["kernel"], z.dtype)
+    return jax.vmap(sigmoid_contractive_penalty, in_axes=(0, None))(z, kernel)
 
 
 def beside_plain(trained: Objective, plain: Objective) -> Objective:

@@ -60,7 +60,9 @@ class MLPAutoencoder(nn.Module):
         self.encoder = [nn.Dense(width, kernel_init=init) for width in self.widths]
         if self.tied:
             zeros = nn.initializers.zeros_init()
-            self.decoder_bias = [self.param(f"decoder_bias_{i}", zeros, (size,)) for i, size in enumerate(sizes)]
+            self.decoder_bias = [
+                self.param(f"decoder_bias_{i}", zeros, (size,), jnp.float32) for i, size in enumerate(sizes)
+            ]
         else:
             self.decoder = [nn.Dense(size) for size in sizes]
 
@@ -134,8 +136,8 @@ class ConvAutoencoder(nn.Module):
         self.to_code = nn.Dense(self.code_size)
         if self.tied:
             zeros = nn.initializers.zeros_init()
-            self.from_code_bias = self.param("from_code_bias", zeros, (math.prod(self.top),))
-            self.back_bias = [self.param(f"back_bias_{n}", zeros, (width,)) for n, width in enumerate(ins)]
+            self.from_code_bias = self.param("from_code_bias", zeros, (math.prod(self.top),), jnp.float32)
+            self.back_bias = [self.param(f"back_bias_{n}", zeros, (width,), jnp.float32) for n, width in enumerate(ins)]
         else:
             self.from_code = nn.Dense(math.prod(self.top))
             self.back = [ConvTranspose(width, kernel_size=4, stride=2) for width in ins]

@@ -142,11 +142,11 @@ def denoising_chain(
 
 
 def contractive_walk(
-    params: Params, keys: Key, image_shape: tuple[int, ...], *, model: nn.Module, step_size: float, num_steps: int
+    params: Params, keys: Key, images: Array, *, model: nn.Module, step_size: float, num_steps: int
 ) -> Array:
-    """Walks along the directions in which the code is still sensitive, decoding at every step, from noise on.
+    """Walks along the directions in which the code is still sensitive, decoding at every step, from an image on.
 
-    z_t = f(x_t) + Δ,  Δ = J Jᵀ ε,  ε ~ N(0, s² I);  x_{t+1} = g(z_t);  x_0 ~ U[0, 1]^D
+    z_t = f(x_t) + Δ,  Δ = J Jᵀ ε,  ε ~ N(0, s² I);  x_{t+1} = g(z_t)
 
     See "A Generative Process for Sampling Contractive Auto-Encoders", Rifai et al., 2012 (arXiv:1206.6434), Section 3.
     J is never formed: Δ is one backward and one forward product.
@@ -154,7 +154,7 @@ def contractive_walk(
     Args:
       params: of the model.
       keys: [n].
-      image_shape: (H, W, C).
+      images: [M, H, W, C] in [0, 1], one of which a walk begins at.
       model: as in `encode`.
       step_size: s.
       num_steps: how many steps are made.
@@ -175,8 +175,27 @@ def contractive_walk(
     def step(x: Array, t: Array) -> tuple[Array, None]:
         return jax.vmap(one)(jax.vmap(lambda key: rng.at_step(rng.stream(key, "walk"), t))(keys), x), None
 
-    start = jax.vmap(lambda key: jax.random.uniform(rng.stream(key, "start"), image_shape))(keys)
-    return jax.lax.scan(step, start, jnp.arange(num_steps))[0]
+    start = jax.vmap(lambda key: jax.random.randint(rng.stream(key, "start"), (), 0, len(images)))(keys)
+    return jax.lax.scan(step, jnp.asarray(images)[start], jnp.arange(num_steps))[0]
+
+
+def gaussian_images(keys: Key, images: Array) -> Array:
+    """Noise with the mean and the covariance of a set of images, for a model to make something of.
+
+    x = μ + Σ_i ε_i (x_i − μ) / √M,  ε ~ N(0, I)
+
+    Args:
+      keys: [n].
+      images: [M, H, W, C].
+
+    Returns:
+      [n, H, W, C], image i from key i alone.
+    """
+    images = jnp.asarray(images)
+    mean = jnp.mean(images, axis=0)
+    deviations = (images - mean[None]).reshape(len(images), -1) / jnp.sqrt(len(images))
+    noise = jax.vmap(lambda key: jax.random.normal(key, (len(images),)) @ deviations)(keys)
+    return mean[None] + noise.reshape(-1, *mean.shape)
 
 
 def inpaint(reconstruct: Callable[[Array], Array], x: Array, known: Array, num_steps: int) -> Array:

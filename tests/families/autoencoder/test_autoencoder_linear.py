@@ -186,7 +186,7 @@ def test_sampled_noise_has_the_expected_loss_and_no_slope_at_the_optimum():
 
 
 def test_training_on_sampled_noise_reaches_the_wiener_filter():
-    """With noise drawn by the shipped objective the map's true error ends within 0.2 % of the least there is."""
+    """With noise drawn by the shipped objective the map's true error ends within 0.05 % of the least there is."""
     model, variance, num_steps = _linear(8), 0.5, 3000
     loss = functools.partial(
         denoising_objective, model=model, corruption="gaussian", level=variance**0.5, error="squared_error"
@@ -197,4 +197,4 @@ def test_training_on_sampled_noise_reaches_the_wiener_filter():
     bias = decoder @ params["encoder_0"]["bias"] + params["decoder_0"]["bias"]
     missed = (np.eye(8) - learned) ** 2 @ _SPECTRUM
     risk = missed.sum() + variance * np.sum(learned**2) + np.sum(bias**2)
-    assert 1.779412 - 1e-6 < risk < 1.779412 * 1.002
+    assert 1.779412 - 1e-6 < risk < 1.779412 * 1.0005

@@ -14,6 +14,7 @@ from gen_jax import rng
 from gen_jax.families.autoencoder import (
     ConvAutoencoder,
     MLPAutoencoder,
+    contractive_objective,
     denoising_objective,
     l2_penalty,
     losses,
@@ -108,16 +109,28 @@ def test_code_moments_of_devices_average_to_those_of_the_batch():
 
 
 def _setup(**options: Any) -> tuple[MLPAutoencoder, Any, dict[str, np.ndarray]]:
-    model = MLPAutoencoder(_SHAPE, (6, 3), **options)
+    model = MLPAutoencoder(_SHAPE, **({"widths": (6, 3)} | options))
     params = _jit(model.init)(rng.root(0), jnp.zeros((1, *_SHAPE)))["params"]
     params = jax.tree.map(lambda a: 1.5 * np.asarray(a) + np.float32(0.05), params)
     image = np.random.default_rng(4).integers(0, 256, (8, *_SHAPE)).astype(np.uint8)
     return model, params, {"image": image, "index": np.arange(8, dtype=np.uint32), "step": np.int32(0)}
 
 
-@pytest.mark.parametrize("output", ["sigmoid", "linear"])
-@pytest.mark.parametrize("error", ["squared_error", "cross_entropy"])
-def test_the_objective_against_numpy(output: str, error: str):
+def test_what_an_objective_cannot_be_is_refused():
+    """A cross-entropy of what is no logit, and the closed form of an encoder that has none, would be wrong in silence."""
+    model, params, batch = _setup(output="linear")
+    with pytest.raises(ValueError, match="needs logits"):
+        objective(params, {}, rng.root(1), batch, model=model, error="cross_entropy")
+    for changed in ({"widths": (5, 3), "code_activation": nn.sigmoid}, {"widths": (3,)}):
+        model, params, batch = _setup(**changed)
+        with pytest.raises(ValueError, match="one sigmoid layer"):
+            contractive_objective(params, {}, rng.root(1), batch, model=model, weight=1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "output"), [("squared_error", "sigmoid"), ("squared_error", "linear"), ("cross_entropy", "sigmoid")]
+)
+def test_the_objective_against_numpy(error: str, output: str):
     """The mean over images of sums over pixels; the squared error is of the image, sigmoid and all."""
     model, params, batch = _setup(output=output)
     loss, (model_state, terms) = _jit(functools.partial(objective, model=model, error=error, l2=0.01))(

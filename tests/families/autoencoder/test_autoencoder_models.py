@@ -15,12 +15,17 @@ from gen_jax import rng
 from gen_jax.families.autoencoder import ConvAutoencoder, MLPAutoencoder, objective, sampling
 from gen_jax.families.autoencoder.models import identity, image_of
 
+# Most of this file's time is compilation; these programs run once each.
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _init(model: Any) -> Any:
     with jax.enable_x64(False):
         return _jit(model.init)(rng.root(0), jnp.zeros((1, *model.image_shape)))["params"]
+
+
+def _apply(model: Any, params: Any, x: Any, method: str = "__call__") -> jax.Array:
+    return _jit(functools.partial(model.apply, method=method))({"params": params}, x)
 
 
 def _count(model: Any) -> int:
@@ -54,7 +59,7 @@ def test_the_deep_autoencoder_against_numpy(tied: bool):
     for i in range(3):
         h = h @ params[f"encoder_{i}"]["kernel"] + params[f"encoder_{i}"]["bias"]
         h = np.tanh(h) if i < 2 else scipy.special.expit(h)
-    z = model.apply({"params": params}, x, method="encode")
+    z = _apply(model, params, x, "encode")
     np.testing.assert_allclose(z, h, rtol=1e-5, atol=1e-6)
     for i in (2, 1, 0):
         if tied:
@@ -62,8 +67,8 @@ def test_the_deep_autoencoder_against_numpy(tied: bool):
         else:
             h = h @ params[f"decoder_{i}"]["kernel"] + params[f"decoder_{i}"]["bias"]
         h = np.tanh(h) if i else h
-    np.testing.assert_allclose(model.apply({"params": params}, x), h.reshape(6, 3, 2, 2), rtol=1e-5, atol=1e-5)
-    shown = sampling.reconstruct(params, jnp.asarray(x), model=model)
+    np.testing.assert_allclose(_apply(model, params, x), h.reshape(6, 3, 2, 2), rtol=1e-5, atol=1e-5)
+    shown = _jit(functools.partial(sampling.reconstruct, model=model))(params, x)
     np.testing.assert_allclose(shown, scipy.special.expit(h).reshape(6, 3, 2, 2), rtol=1e-5, atol=1e-5)
     assert model.code_size == z.shape[1] == 4
 
@@ -83,8 +88,8 @@ def test_a_tied_decoder_is_the_transpose_of_the_encoder(kind: str):
         for tied in (True, False):
             model = _linear_twin(kind, tied)
             params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), _init(model))
-            z = model.apply({"params": params}, x, method="encode")
-            image = model.apply({"params": params}, h, method="decode")
+            z = _apply(model, params, x, "encode")
+            image = _apply(model, params, h, "decode")
             assert image.shape == x.shape
             inner = np.sum(np.asarray(z) * h, axis=1), np.sum(x * np.asarray(image), axis=(1, 2, 3))
             if tied:
@@ -137,19 +142,73 @@ def test_the_gradient_of_a_tied_kernel_is_the_sum_of_its_two_uses():
     np.testing.assert_allclose(whole["decoder_bias_0"], parts["decoder_0"]["bias"], rtol=1e-5, atol=1e-6)
 
 
+def _slow_convolution(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Stride 2, padded by 1 on every side: [B, H, W, I] -> [B, H/2, W/2, O] by kernel [4, 4, I, O]."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    found = np.zeros((len(x), x.shape[1] // 2, x.shape[2] // 2, kernel.shape[3]))
+    for i, j, u, v in np.ndindex(*found.shape[1:3], 4, 4):
+        found[:, i, j] += padded[:, 2 * i + u, 2 * j + v] @ kernel[u, v]
+    return found
+
+
+def _slow_transpose(h: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The same windows backwards: [B, H, W, O] -> [B, 2H, 2W, I] by kernel [4, 4, I, O]."""
+    padded = np.zeros((len(h), 2 * h.shape[1] + 2, 2 * h.shape[2] + 2, kernel.shape[2]))
+    for i, j, u, v in np.ndindex(*h.shape[1:3], 4, 4):
+        padded[:, 2 * i + u, 2 * j + v] += h[:, i, j] @ kernel[u, v].T
+    return padded[:, 1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_convolutional_autoencoder_against_a_slow_loop(tied: bool):
+    """Every stage by loops over windows: the activation on all but the code and the output, the code's own on it."""
+    model = ConvAutoencoder((4, 8, 2), (3, 5), 4, nn.tanh, nn.sigmoid, output="linear", tied=tied)
+    random = np.random.default_rng(5)
+    params = jax.tree.map(lambda a: np.asarray(a + 0.4 * random.standard_normal(a.shape), np.float32), _init(model))
+    x = random.random((3, 4, 8, 2)).astype(np.float32)
+    h = x.astype(np.float64)
+    for n in range(2):
+        h = np.tanh(_slow_convolution(h, params[f"stages_{n}"]["kernel"]) + params[f"stages_{n}"]["bias"])
+    h = scipy.special.expit(h.reshape(3, -1) @ params["to_code"]["kernel"] + params["to_code"]["bias"])
+    np.testing.assert_allclose(_apply(model, params, x, "encode"), h, rtol=1e-5, atol=1e-6)
+    if tied:
+        h = h @ params["to_code"]["kernel"].T + params["from_code_bias"]
+    else:
+        h = h @ params["from_code"]["kernel"] + params["from_code"]["bias"]
+    h = np.tanh(h).reshape(3, 1, 2, 5)
+    for n in (1, 0):
+        kernel = params[f"stages_{n}" if tied else f"back_{n}"]["kernel"]
+        h = _slow_transpose(h, kernel) + (params[f"back_bias_{n}"] if tied else params[f"back_{n}"]["bias"])
+        h = np.tanh(h) if n else h
+    assert np.abs(h).max() > 1.0
+    np.testing.assert_allclose(_apply(model, params, x), h, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_convolutional_output_is_a_number_of_any_sign(tied: bool):
     """No activation stands after the last stage, and every pixel of an image depends on the code."""
     model = ConvAutoencoder((8, 4, 2), (3, 5), 4, nn.relu, output="linear", tied=tied)
     params = _init(model)
     codes = jnp.asarray(20 * np.random.default_rng(4).standard_normal((64, 4)), jnp.float32)
-    image = model.apply({"params": params}, codes, method="decode")
+    image = _apply(model, params, codes, "decode")
     assert image.shape == (64, 8, 4, 2)
     assert float(image.min()) < -0.1 and float(image.max()) > 0.1
     assert (np.asarray(image).std(0) > 0).all()
-    code = model.apply({"params": params}, image, method="encode")
+    code = _apply(model, params, image, "encode")
     assert code.shape == (64, 4)
     assert float(code.min()) < 0 < float(code.max())
+
+
+@pytest.mark.parametrize("init_std", [None, 0.01])
+def test_the_scale_of_the_initial_weights(init_std: float | None):
+    """LeCun's 1/√D or what is asked for, within 4 standard errors, in the encoder; the decoder's stays LeCun's."""
+    params = _init(MLPAutoencoder((20, 20, 1), (100,), init_std=init_std))
+    for name, std, least in (("encoder_0", init_std or 0.05, 0.02), ("decoder_0", 0.1, 0.02)):
+        kernel = np.asarray(params[name]["kernel"], np.float64)
+        assert least / 2 < 4 / np.sqrt(2 * kernel.size) < least  # The relative error of a standard deviation.
+        assert kernel.std() == pytest.approx(std, rel=4 / np.sqrt(2 * kernel.size))
+        assert abs(kernel.mean()) < 4 * std / np.sqrt(kernel.size)
+        assert (np.asarray(params[name]["bias"]) == 0).all()
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -29,6 +29,11 @@ def _keys(index: Any, seed: int = 1) -> jax.Array:
     return rng.per_example(rng.root(seed), np.asarray(index))
 
 
+def _images(count: int = 5) -> np.ndarray:
+    """Images to begin at."""
+    return np.random.default_rng(6).uniform(0.1, 0.9, (count, *_SHAPE)).astype(np.float32)
+
+
 def _moments() -> dict[str, jax.Array]:
     """The mean and the second moment of a Gaussian of four numbers with correlations."""
     factor = np.random.default_rng(0).standard_normal((4, 4))
@@ -43,7 +48,9 @@ def _sampler(name: str) -> Any:
     if name == "gaussian":
         return lambda keys: sampling.sample_gaussian_codes(params, _moments(), keys, model=model)
     if name == "walk":
-        return lambda keys: sampling.contractive_walk(params, keys, _SHAPE, model=model, step_size=3.0, num_steps=4)
+        return lambda keys: sampling.contractive_walk(params, keys, _images(), model=model, step_size=3.0, num_steps=4)
+    if name == "gaussian_images":
+        return lambda keys: jnp.clip(sampling.gaussian_images(keys, _images()), 0.0, 1.0)
 
     def reconstruct(x: jax.Array) -> jax.Array:
         return 2 * sampling.reconstruct(params, x, model=model) - 0.5  # Out of [0, 1] on both sides.
@@ -51,7 +58,7 @@ def _sampler(name: str) -> Any:
     return lambda keys: sampling.denoising_chain(reconstruct, keys, _SHAPE, corruption=name, level=0.3, num_steps=4)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "walk", "salt_and_pepper", "masking"])
+@pytest.mark.parametrize("name", ["gaussian", "walk", "gaussian_images", "salt_and_pepper", "masking"])
 def test_a_sample_depends_on_its_key_alone(name: str):
     """Image i is the same among 6, in another order and alone, is in [0, 1], and differs from every other."""
     sample = _jit(_sampler(name))
@@ -72,15 +79,20 @@ def _linear(code_size: int) -> tuple[MLPAutoencoder, Any]:
     return model, params | {"decoder_0": {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.full(6, 0.5)}}
 
 
-def test_gaussian_codes_have_the_mean_and_covariance_of_the_codes():
-    """Decoded linearly: mean m A + c and covariance Aᵀ C A, every entry within 4.5 standard errors; and normal."""
+@pytest.mark.parametrize("jitter", [None, 0.5])
+def test_gaussian_codes_have_the_mean_and_covariance_of_the_codes(jitter: float | None):
+    """Decoded linearly: mean m A + c and covariance Aᵀ C A, every entry within 4.5 standard errors; and normal.
+
+    The jitter adds a part of C's mean variance to its diagonal, and by default next to nothing.
+    """
     count, (model, params) = 20_000, _linear(4)
     moments = {name: np.asarray(value, np.float64) for name, value in _moments().items()}
     covariance = moments["code_second_moment"] - np.outer(moments["code_mean"], moments["code_mean"])
     kernel = np.asarray(params["decoder_0"]["kernel"], np.float64)
-    images = _jit(functools.partial(sampling.sample_gaussian_codes, params, model=model))(
-        _moments(), _keys(np.arange(count))
-    )
+    options = {} if jitter is None else {"jitter": jitter}
+    sample = _jit(functools.partial(sampling.sample_gaussian_codes, params, model=model, **options))
+    images = sample(_moments(), _keys(np.arange(count)))
+    covariance += (jitter or 0.0) * np.trace(covariance) / 4 * np.eye(4)
     found = np.asarray(images, np.float64).reshape(count, 6)
     assert found.min() > 0.0 and found.max() < 1.0  # Nothing is clipped.
     expected = kernel.T @ covariance @ kernel
@@ -115,6 +127,21 @@ def test_gaussian_codes_of_a_degenerate_covariance():
         np.testing.assert_allclose(
             (away @ along).std(), scale * np.linalg.norm(direction @ kernel), rtol=0.4, atol=2e-3
         )
+
+
+@pytest.mark.parametrize("way", ["gaussian", "walk"])
+def test_a_linear_output_is_clipped(way: str):
+    """Images that a linear decoder puts outside of [0, 1] end at its ends, on both sides."""
+    model, params = _linear(4)
+    params = params | {"decoder_0": params["decoder_0"] | {"kernel": 40 * params["decoder_0"]["kernel"]}}
+    if way == "gaussian":
+        images = _jit(functools.partial(sampling.sample_gaussian_codes, params, model=model))(
+            _moments(), _keys(np.arange(50))
+        )
+    else:
+        walk = functools.partial(sampling.contractive_walk, model=model, step_size=20.0, num_steps=2)
+        images = _jit(walk)(params, _keys(np.arange(50)), _images())
+    assert float(images.min()) == 0.0 and float(images.max()) == 1.0
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
@@ -169,13 +196,10 @@ def test_contractive_walk_against_the_explicit_jacobian():
     encode, jacobian, decode = _numpy_autoencoder(params)
     keys, size = _keys(np.arange(3)), 5.0
     for num_steps in (0, 1, 3):
-        found = _jit(
-            functools.partial(
-                sampling.contractive_walk, image_shape=_SHAPE, model=model, step_size=size, num_steps=num_steps
-            )
-        )(params, keys)
+        walk = functools.partial(sampling.contractive_walk, model=model, step_size=size, num_steps=num_steps)
+        found = _jit(walk)(params, keys, _images())
         for i in range(3):
-            x = np.asarray(jax.random.uniform(rng.stream(_keys(np.arange(3))[i], "start"), _SHAPE), np.float64)
+            x = _images()[int(jax.random.randint(rng.stream(_keys(np.arange(3))[i], "start"), (), 0, 5))]
             for t in range(num_steps):
                 key = rng.at_step(rng.stream(_keys(np.arange(3))[i], "walk"), t)
                 epsilon = size * np.asarray(jax.random.normal(key, (4,)), np.float64)
@@ -183,6 +207,32 @@ def test_contractive_walk_against_the_explicit_jacobian():
                 assert np.abs(delta).max() > 0.05
                 x = decode(encode(x) + delta)
             np.testing.assert_allclose(found[i], x, atol=2e-5)
+
+
+def test_walks_begin_at_any_of_the_images():
+    """Without a step they are the images themselves, each as often as the others within 4 standard errors."""
+    model, params = _setup()
+    walk = functools.partial(sampling.contractive_walk, model=model, step_size=1.0, num_steps=0)
+    found = np.asarray(_jit(walk)(params, _keys(np.arange(4000)), _images()))
+    same = (found[:, None] == _images()[None]).all(axis=(2, 3, 4))
+    assert (same.sum(1) == 1).all()
+    assert (np.abs(same.mean(0) - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 4000)).all()
+
+
+def test_gaussian_images_have_the_mean_and_covariance_of_the_images():
+    """Every entry within 4.5 standard errors, from 5 images of 6 pixels as well as from 40; and normal."""
+    for count in (5, 40):
+        flat = _images(count).reshape(count, 6).astype(np.float64)
+        found = _jit(sampling.gaussian_images)(_keys(np.arange(20_000)), _images(count))
+        assert found.shape == (20_000, *_SHAPE)
+        found = np.asarray(found, np.float64).reshape(-1, 6)
+        expected = np.cov(flat.T, bias=True)
+        stds = np.sqrt(np.diag(expected))
+        assert (np.abs(found.mean(0) - flat.mean(0)) < 4.5 * stds / np.sqrt(20_000)).all()
+        error = np.sqrt((np.outer(stds, stds) ** 2 + expected**2) / 20_000)
+        assert (np.abs(np.cov(found.T, bias=True) - expected) < 4.5 * error).all()
+        fourth = ((found - found.mean(0)) ** 4).mean(0) / stds**4
+        assert (np.abs(fourth - 3) < 4.5 * np.sqrt(96 / 20_000)).all()
 
 
 def _smooth_projection() -> np.ndarray:
