@@ -31,7 +31,7 @@ from gen_jax.contracts import Experiment, Picture, Source, UserError
 from gen_jax.data import image_sources
 from gen_jax.eval import pca as pca_lib
 from gen_jax.eval.probe import probe_errors
-from gen_jax.families.autoencoder import evaluation, losses, models, pictures, sampling
+from gen_jax.families.autoencoder import evaluation, losses, models, objectives, pictures, sampling
 from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
@@ -68,7 +68,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.objective.error = "cross_entropy"  # cross_entropy | squared_error
     config.objective.l2 = 0.0  # The weight of the sum of squared weights.
 
-    config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
+    config.eval.probe_examples = 10_000  # How many training images the linear probe sees at most; 0 for no probe.
 
     config.optim.learning_rate = 5e-4
     config.optim.schedule = "cosine"
@@ -172,12 +172,13 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         config.data.name, config.data.dir or None, **parallel.stream_options(config)
     )
     model = build_model(config, train_source.example_shape)
-    objective = functools.partial(losses.objective, model=model, error=config.objective.error, l2=config.objective.l2)
+    errs = {"error": config.objective.error, "l2": config.objective.l2}
+    objective = functools.partial(objectives.objective, model=model, **errs)
     options = step_options(config, train_source.num_examples)
 
     def init(key: Any) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
-        moments = losses.code_moments(model.code_size)
+        moments = objectives.code_moments(model.code_size)
         return init_state(params, options["tx"], key, model_state=moments, ema=options["ema"] is not None)
 
     judged: dict[str, Any] = {
@@ -263,18 +264,21 @@ def draw(state: TrainState, *, model: nn.Module, sets: Callable[[], evaluation.S
       `reconstructions`, `codes`, and for a fully connected network `filters`.
     """
     data, params, size = sets(), state.eval_params, model.code_size
-    principal = pca_lib.fit_pca(data.train, max(2, min(size, data.train[0].size, len(data.train))))
+    rank = min(size, data.train[0].size, len(data.train))
+    principal = pca_lib.fit_pca(data.train, max(2, rank))
     shown = data.test[np.arange(20) % len(data.test)]
-    codes = evaluation.in_batches(functools.partial(sampling.encode, params, model=model), data.test)
-    plane = codes if size == 2 else pca_lib.encode(pca_lib.fit_pca(codes, min(2, size)), codes)
+    codes, test_codes = (
+        evaluation.in_batches(functools.partial(sampling.encode, params, model=model), x) for x in data.images
+    )
+    plane = test_codes if size == 2 else pca_lib.encode(pca_lib.fit_pca(codes, min(2, size)), test_codes)
     plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # A code of one number lies on a line.
     found: dict[str, Picture] = {
         "reconstructions": pictures.compared(
-            f"Test images, reconstructed from {size} numbers",
+            f"Test images, reconstructed from a code of {size}",
             {
                 "image": shown,
                 "autoencoder": np.asarray(jax.jit(functools.partial(sampling.reconstruct, model=model))(params, shown)),
-                "PCA": pca_lib.reconstruct(principal, shown),
+                f"PCA, {rank}": pca_lib.reconstruct(pca_lib.fit_pca(data.train, rank), shown),
             },
         ),
         "codes": pictures.codes_beside(

@@ -28,7 +28,8 @@ from gen_jax.contracts import Array, Experiment, Key, Picture, Source
 from gen_jax.data import image_sources
 from gen_jax.eval import pca as pca_lib
 from gen_jax.eval.probe import probe_errors
-from gen_jax.families.autoencoder import evaluation, losses, models, pictures, sampling
+from gen_jax.families.autoencoder import evaluation, models, objectives, pictures, sampling
+from gen_jax.ops import pixels
 from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
@@ -54,14 +55,15 @@ def get_config(preset: str = "default") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.code_size = 1000  # Sigmoid units, in one layer.
-    config.model.tied = True  # Whether the decoder's weights are the encoder's, transposed.
+    # Whether the decoder's weights are the encoder's, transposed. Where not, scale can dodge a penalty.
+    config.model.tied = True
 
     config.objective = ConfigDict()
     config.objective.weight = 0.1  # λ
     config.objective.contraction = "closed_form"  # closed_form | jacobian (exact, dear) | hutchinson (estimated)
     config.objective.num_probes = 1  # hutchinson: backward passes an image.
 
-    config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
+    config.eval.probe_examples = 10_000  # How many training images the linear probe sees at most; 0 for no probe.
     config.eval.spectrum_examples = 20  # Over how many test images the Jacobian's spectrum is averaged.
     config.eval.sample_steps = 10  # Of the walk from a training image that samples are drawn by.
     config.eval.sample_step_size = 0.5  # s of it.
@@ -109,7 +111,7 @@ def validate(config: ConfigDict) -> None:
     rules = config_lib.base_rules() | {
         "model.code_size": config_lib.at_least(1),
         "objective.weight": config_lib.at_least(0.0),
-        "objective.contraction": config_lib.one_of(*losses.CONTRACTIONS),
+        "objective.contraction": config_lib.one_of(*objectives.CONTRACTIONS),
         "objective.num_probes": config_lib.at_least(1),
         "eval.probe_examples": config_lib.at_least(0),
         "eval.spectrum_examples": config_lib.at_least(1),
@@ -143,22 +145,23 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         (height, width, channels), (config.model.code_size,), code_activation=nn.sigmoid, tied=config.model.tied
     )
     contractive = functools.partial(
-        losses.contractive_objective,
+        objectives.contractive_objective,
         model=model,
         weight=config.objective.weight,
         contraction=config.objective.contraction,
         num_probes=config.objective.num_probes,
     )
-    plain = functools.partial(losses.objective, model=model)
+    plain = functools.partial(objectives.objective, model=model)
+    objective = objectives.remembering_images(objectives.beside_plain(contractive, plain))
     options = step_options(config, train_source.num_examples)
 
     def init(key: Any) -> TrainState:
-        params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"]
-        twins = {"model": params, "plain": jax.tree.map(jnp.copy, params)}
-        return init_state(twins, options["tx"], key, ema=options["ema"] is not None)
+        params = objectives.twins(model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"])
+        images = objectives.any_images(rng.stream(key, "images"), (config.train.batch_size, *shape))
+        return init_state(params, options["tx"], key, model_state=images, ema=options["ema"] is not None)
 
     def sample(state: TrainState, keys: Key) -> Array:
-        images = evaluation.first_images(train_source)
+        images = pixels.unit_levels(state.model_state["images"])
         walk = functools.partial(sampling.contractive_walk, state.eval_params["model"], keys, images, model=model)
         return walk(step_size=config.eval.sample_step_size, num_steps=config.eval.sample_steps)
 
@@ -171,7 +174,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_source=train_source,
         test_source=test_source,
         init=init,
-        train_step=make_train_step(losses.beside_plain(contractive, plain), **options),
+        train_step=make_train_step(objective, **options, whole_batch=True),
         eval_step=make_eval_step(evaluation.beside_plain_values(values, values)),
         report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
         assess=functools.partial(assess, **judged, probe_examples=config.eval.probe_examples),
@@ -222,15 +225,15 @@ def draw(
     """
     data, params = sets(), state.eval_params
     shown = data.test[np.arange(20) % len(data.test)]
-    rank = min(model.code_size, data.train[0].size, len(data.train))
-    principal = pca_lib.fit_pca(data.train, rank)
     reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model))
     rows = {
         "image": shown,
         "contractive": np.asarray(reconstruct(params["model"], shown)),
         "plain": np.asarray(reconstruct(params["plain"], shown)),
-        f"PCA, {rank}": pca_lib.reconstruct(principal, shown),
     }
+    if model.code_size < min(data.train[0].size, len(data.train)):  # As many components as pixels are the pixels.
+        principal = pca_lib.fit_pca(data.train, model.code_size)
+        rows[f"PCA, {model.code_size}"] = pca_lib.reconstruct(principal, shown)
     names = {"model": "contractive", "plain": "plain"}
     spectra = {
         name: evaluation.jacobian_spectrum(params[which], data.test[:spectrum_examples], model=model)

@@ -30,8 +30,8 @@ from gen_jax.contracts import Array, Experiment, Key, Picture, Source
 from gen_jax.data import image_sources
 from gen_jax.eval import pca as pca_lib
 from gen_jax.eval.probe import probe_errors
-from gen_jax.families.autoencoder import evaluation, losses, models, pictures, sampling
-from gen_jax.families.autoencoder.corruption import CORRUPTIONS
+from gen_jax.families.autoencoder import evaluation, losses, models, objectives, pictures, sampling
+from gen_jax.families.autoencoder.corruption import CORRUPTIONS, conditional_moments
 from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
@@ -63,10 +63,10 @@ def get_config(preset: str = "default") -> ConfigDict:
 
     config.objective = ConfigDict()
     config.objective.corruption = "gaussian"  # gaussian | masking | salt_and_pepper
-    config.objective.level = 0.5  # σ of the Gaussian, in units of the grey scale; the others' share of pixels.
+    config.objective.level = 0.5  # σ of the Gaussian, in units of the grey scale; of the others, the share of pixels.
     config.objective.error = "cross_entropy"  # cross_entropy | squared_error
 
-    config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
+    config.eval.probe_examples = 10_000  # How many training images the linear probe sees at most; 0 for no probe.
     config.eval.inpaint_steps = 30  # Reconstructions by which a hole is filled.
     config.eval.sample_steps = 30  # Of the chain that samples are drawn by.
 
@@ -137,8 +137,9 @@ def validate(config: ConfigDict) -> None:
         "eval.sample_steps": config_lib.at_least(1),
     }
     config_lib.check(config, rules)
-    level = config_lib.at_least(0.0) if config.objective.corruption == "gaussian" else config_lib.between(0.0, 1.0)
-    config_lib.check(config, {"objective.level": level})
+    # Of masked pixels some must be left; of noise a hundred times the grey scale nothing can be learned either.
+    most = 100.0 if config.objective.corruption == "gaussian" else 1.0
+    config_lib.check(config, {"objective.level": config_lib.between(0.0, most)})
     config_lib.check_optimizer(config)
 
 
@@ -162,7 +163,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     shape = train_source.example_shape
     model = build_model(config, shape)
     noise: dict[str, Any] = {"corruption": config.objective.corruption, "level": config.objective.level}
-    objective = functools.partial(losses.denoising_objective, model=model, error=config.objective.error, **noise)
+    objective = functools.partial(objectives.denoising_objective, model=model, error=config.objective.error, **noise)
     options = step_options(config, train_source.num_examples)
 
     def init(key: Any) -> TrainState:
@@ -173,11 +174,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         reconstruct = functools.partial(sampling.reconstruct, state.eval_params, model=model)
         return sampling.denoising_chain(reconstruct, keys, shape, **noise, num_steps=config.eval.sample_steps)
 
-    judged: dict[str, Any] = {
-        "model": model,
-        "sets": functools.partial(evaluation.load_sets, train_source, test_source),
-    }
-    judged |= {"corrupt": functools.partial(evaluation.corrupted_like_the_test_set, **noise)}
+    sets = functools.partial(evaluation.load_sets, train_source, test_source)
+    judged: dict[str, Any] = {"model": model, "sets": sets, "noise": noise}
     return Experiment(
         train_source=train_source,
         test_source=test_source,
@@ -207,7 +205,7 @@ def assess(
     *,
     model: models.MLPAutoencoder,
     sets: Callable[[], evaluation.Sets],
-    corrupt: Callable[..., Array],
+    noise: dict[str, Any],
     probe_examples: int,
 ) -> dict[str, float]:
     """How much better than the best linear denoiser it denoises, and linear probes of its code and of the pixels.
@@ -216,16 +214,17 @@ def assess(
       state: of the run.
       model: the autoencoder.
       sets: loads the data.
-      corrupt: `(key, x, index) -> x̃`.
+      noise: the `corruption` and its `level`.
       probe_examples: how many training images the probes see at most; 0 for no probe.
 
     Returns:
       `linear_squared_error` and the probes' errors.
     """
     data = sets()
-    linear = fit_linear(data, state.key, corrupt)
-    noisy = np.asarray(corrupt(state.key, data.test, np.arange(len(data.test))))
-    errors = np.sum((pca_lib.denoise(linear, noisy) - data.test) ** 2, axis=(1, 2, 3))
+    index = jnp.arange(len(data.test))
+    noisy = evaluation.corrupted_like_the_test_set(state.key, jnp.asarray(data.test), index, **noise)
+    denoised = pca_lib.denoise(best_linear(data.train, noise), np.asarray(noisy))
+    errors = np.sum((denoised - data.test) ** 2, axis=(1, 2, 3))
     code = functools.partial(sampling.encode, state.eval_params, model=model)
     codes = [evaluation.in_batches(code, x) for x in data.images]
     representations = {"code": codes, "pixels": list(data.images)}
@@ -233,11 +232,10 @@ def assess(
     return {"linear_squared_error": float(np.mean(errors))} | numbers
 
 
-def fit_linear(data: evaluation.Sets, key: Key, corrupt: Callable[..., Array]) -> pca_lib.LinearDenoiser:
-    """The best linear denoiser of the training images, each corrupted once and otherwise than any test image is."""
-    key = rng.stream(key, "linear")
-    noisy = np.asarray(corrupt(key, data.train, np.arange(len(data.train))))
-    return pca_lib.fit_linear_denoiser(data.train, noisy)
+def best_linear(images: np.ndarray, noise: dict[str, Any]) -> pca_lib.LinearDenoiser:
+    """The best linear denoiser of images, by the moments of the corruption."""
+    gain, offset, variance = conditional_moments(jnp.asarray(images), noise["corruption"], noise["level"])
+    return pca_lib.linear_denoiser(images, gain, offset, np.mean(variance, axis=0))
 
 
 def draw(
@@ -245,7 +243,7 @@ def draw(
     *,
     model: models.MLPAutoencoder,
     sets: Callable[[], evaluation.Sets],
-    corrupt: Callable[..., Array],
+    noise: dict[str, Any],
     inpaint_steps: int,
 ) -> dict[str, Picture]:
     """Images denoised beside the linear denoiser's, holes filled in, and the first layer's filters.
@@ -254,16 +252,16 @@ def draw(
       state: of the run.
       model: the autoencoder.
       sets: loads the data.
-      corrupt: `(key, x, index) -> x̃`.
+      noise: the `corruption` and its `level`.
       inpaint_steps: reconstructions by which a hole is filled.
 
     Returns:
       `denoised`, `inpainted` and `filters`.
     """
     data, params = sets(), state.eval_params
-    rows = np.arange(20) % len(data.test)
+    rows = jnp.arange(20) % len(data.test)
     shown = data.test[rows]
-    noisy = np.asarray(corrupt(state.key, shown, rows))
+    noisy = np.asarray(evaluation.corrupted_like_the_test_set(state.key, jnp.asarray(shown), rows, **noise))
     reconstruct = jax.jit(functools.partial(sampling.reconstruct, params, model=model))
     known = np.ones_like(shown)
     height, width = shown.shape[1:3]
@@ -275,7 +273,7 @@ def draw(
         "image": shown,
         "corrupted": noisy,
         "denoised": np.asarray(reconstruct(noisy)),
-        "linear": pca_lib.denoise(fit_linear(data, state.key, corrupt), noisy),
+        "linear": pca_lib.denoise(best_linear(data.train, noise), noisy),
     }
     filled_in = {"image": shown, "hole": shown * known, "filled in": np.asarray(filled)}
     kernel = np.asarray(params["encoder_0"]["kernel"])

@@ -31,7 +31,8 @@ from gen_jax.data import image_sources
 from gen_jax.eval import pca as pca_lib
 from gen_jax.eval.probe import probe_errors
 from gen_jax.eval.sparsity import code_sparsity
-from gen_jax.families.autoencoder import evaluation, losses, models, pictures, sampling
+from gen_jax.families.autoencoder import evaluation, models, objectives, pictures, sampling
+from gen_jax.ops import pixels
 from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
@@ -57,7 +58,8 @@ def get_config(preset: str = "default") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.code_size = 1000  # Units; more than it takes, of which few are on.
-    config.model.tied = True  # Whether the decoder's weights are the encoder's, transposed.
+    # Whether the decoder's weights are the encoder's, transposed. Where not, scale can dodge a penalty.
+    config.model.tied = True
 
     config.model.init_std = 0.01  # Of the initial weights; with larger ones more units stay as they begin.
 
@@ -70,7 +72,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.objective.weight = 1.0  # kl, l1: of the penalty.
 
     config.eval.alpha = 1.0  # k_sparse: α k units are on when codes are judged.
-    config.eval.probe_examples = 60_000  # How many training images the linear probe sees at most; 0 for no probe.
+    config.eval.probe_examples = 10_000  # How many training images the linear probe sees at most; 0 for no probe.
 
     config.optim.schedule = "cosine"
     config.train.duration = "30 epochs"
@@ -123,7 +125,7 @@ def validate(config: ConfigDict) -> None:
     rules = config_lib.base_rules() | {
         "model.code_size": config_lib.at_least(1),
         "model.init_std": config_lib.positive,
-        "objective.sparsity": config_lib.one_of(*losses.SPARSITIES),
+        "objective.sparsity": config_lib.one_of(*objectives.SPARSITIES),
         "objective.k": config_lib.at_least(1),
         "objective.k_start": config_lib.at_least(1),
         "objective.anneal": config_lib.duration,
@@ -141,6 +143,11 @@ def validate(config: ConfigDict) -> None:
                 f"config.{key}={value} is more than the code's {size} units; choose at most {size}, or a larger "
                 "config.model.code_size."
             )
+    if config.objective.sparsity == "k_sparse" and config.objective.k_start < config.objective.k:
+        raise UserError(
+            f"config.objective.k_start={config.objective.k_start} is less than config.objective.k="
+            f"{config.objective.k}, to which it comes down; choose at least as many."
+        )
 
 
 def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
@@ -164,26 +171,35 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     height, width, channels = shape
     model = build_model(config, (height, width, channels))
     k = min(round(config.eval.alpha * o.k), config.model.code_size) if o.sparsity == "k_sparse" else None
+    anneal_steps = config_lib.steps_in(o.anneal, config.train.batch_size, train_source.num_examples)
+    if o.sparsity == "k_sparse" and anneal_steps > config_lib.interval(
+        config.train.duration, config, train_source.num_examples
+    ):
+        raise UserError(
+            f"config.objective.anneal='{o.anneal}' is longer than config.train.duration='{config.train.duration}', so k"
+            f" would never come down to {o.k}; shorten it, or train for longer."
+        )
     sparse = functools.partial(
-        losses.sparse_objective,
+        objectives.sparse_objective,
         model=model,
         sparsity=o.sparsity,
         k=o.k,
         k_start=o.k_start,
-        anneal_steps=config_lib.steps_in(o.anneal, config.train.batch_size, train_source.num_examples),
+        anneal_steps=anneal_steps,
         rho=o.rho,
         weight=o.weight,
     )
-    plain = functools.partial(losses.objective, model=model, error="squared_error")
+    plain = functools.partial(objectives.objective, model=model, error="squared_error")
+    objective = objectives.remembering_images(objectives.beside_plain(sparse, plain))
     options = step_options(config, train_source.num_examples)
 
     def init(key: Any) -> TrainState:
-        params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"]
-        twins = {"model": params, "plain": jax.tree.map(jnp.copy, params)}
-        return init_state(twins, options["tx"], key, ema=options["ema"] is not None)
+        params = objectives.twins(model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"])
+        images = objectives.any_images(rng.stream(key, "images"), (config.train.batch_size, *shape))
+        return init_state(params, options["tx"], key, model_state=images, ema=options["ema"] is not None)
 
     def sample(state: TrainState, keys: Key) -> Array:
-        noise = sampling.gaussian_images(keys, evaluation.first_images(train_source))
+        noise = sampling.gaussian_images(keys, pixels.unit_levels(state.model_state["images"]))
         return jnp.clip(sampling.reconstruct(state.eval_params["model"], noise, model=model, k=k), 0.0, 1.0)
 
     values = functools.partial(evaluation.reconstruction_values, model=model)
@@ -192,7 +208,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_source=train_source,
         test_source=test_source,
         init=init,
-        train_step=make_train_step(losses.beside_plain(sparse, plain), **options, whole_batch=True),
+        train_step=make_train_step(objective, **options, whole_batch=True),
         eval_step=make_eval_step(evaluation.beside_plain_values(functools.partial(values, k=k), values)),
         report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
         assess=functools.partial(assess, model=model, sets=sets, k=k, probe_examples=config.eval.probe_examples),
@@ -234,8 +250,8 @@ def assess(
       probe_examples: how many training images the probes see at most; 0 for no probe.
 
     Returns:
-      `active_units` (on average an image), `dead_units`, `hoyer_sparseness`, `pca_squared_error` of as many principal
-      components as units are on, and the probes' errors.
+      `active_units` (on average an image), `dead_units`, `mean_activation`, where they are defined `hoyer_sparseness`
+      and `pca_squared_error` of k principal components, and the probes' errors.
     """
     data, params = sets(), state.eval_params
     sparse_code = functools.partial(sampling.encode, params["model"], model=model, k=k)
@@ -245,15 +261,20 @@ def assess(
         "plain": [evaluation.in_batches(plain_code, x) for x in data.images],
         "pixels": list(data.images),
     }
-    found = code_sparsity(representations["sparse"][1])
-    rank = min(k or model.code_size, data.train[0].size, len(data.train))
-    principal = pca_lib.fit_pca(data.train, rank)
-    return {
+    # A sigmoid unit is never 0; it is on where it is more on than off.
+    found = code_sparsity(representations["sparse"][1], 0.5 if model.code_activation is nn.sigmoid else 0.0)
+    numbers = {
         "active_units": found.active_per_example,
         "dead_units": float(found.dead_units),
+        "mean_activation": float(np.mean(found.mean_activation)),
         "hoyer_sparseness": found.hoyer,
-        "pca_squared_error": float(np.mean(pca_lib.reconstruction_error(principal, data.test))),
-    } | probe_errors(representations, data.labels, probe_examples)
+    }
+    if k is not None and k < min(data.train[0].size, len(data.train)):
+        principal = pca_lib.fit_pca(data.train, k)
+        numbers["pca_squared_error"] = float(np.mean(pca_lib.reconstruction_error(principal, data.test)))
+    # Of codes that are all 0, or have one number, the sparseness is not defined.
+    numbers = {name: number for name, number in numbers.items() if np.isfinite(number)}
+    return numbers | probe_errors(representations, data.labels, probe_examples)
 
 
 def draw(
@@ -271,14 +292,14 @@ def draw(
       `reconstructions`, `filters` and `plain_filters`.
     """
     data, params = sets(), state.eval_params
-    rank = min(k or model.code_size, data.train[0].size, len(data.train))
     shown = data.test[np.arange(20) % len(data.test)]
     reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model, k=k))
     rows = {
         "image": shown,
         "sparse": np.asarray(reconstruct(params["model"], shown)),
-        f"PCA, {rank}": pca_lib.reconstruct(pca_lib.fit_pca(data.train, rank), shown),
     }
+    if k is not None and k < min(data.train[0].size, len(data.train)):
+        rows[f"PCA, {k}"] = pca_lib.reconstruct(pca_lib.fit_pca(data.train, k), shown)
 
     def filters(which: str, title: str) -> Picture:
         return pictures.filters(title, np.asarray(params[which]["encoder_0"]["kernel"]), model.image_shape)

@@ -18,9 +18,15 @@ Rule = Callable[[Any], str | None]  # Returns what was expected where the value 
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?)?\s*")
 
-# What may differ between a workdir's config and the one it is continued with: where things are and how often they
-# are saved, never what is computed.
-FREE_TO_CHANGE = ("data.dir", "parallel.backend", "train.checkpoint_every", "train.keep_checkpoints")
+# What may differ between a workdir's config and the one it is continued with: where things are, how often they
+# are saved and how long a code is judged, never what is trained.
+FREE_TO_CHANGE = (
+    "data.dir",
+    "eval.probe_examples",
+    "parallel.backend",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+)
 
 
 def base_config() -> ConfigDict:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from experiments import autoencoder
 from gen_jax import rng
 from gen_jax.contracts import Objective
-from gen_jax.families.autoencoder import losses, models
+from gen_jax.families.autoencoder import models, objectives
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
@@ -35,8 +35,8 @@ def contraction(turns: int) -> Row:
         )
         return timing.bare_step(replaced)
 
-    contractive = functools.partial(losses.contractive_objective, model=model, weight=0.1)
-    plain = functools.partial(losses.objective, model=model)
+    contractive = functools.partial(objectives.contractive_objective, model=model, weight=0.1)
+    plain = functools.partial(objectives.objective, model=model)
     ratio = timing.interleave(step_of(contractive), step_of(plain), turns, calls=2)
     return "contractive step (closed form) against the plain step, 784-1000", str(ratio), "≤ 2x"
 

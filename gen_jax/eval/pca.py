@@ -37,7 +37,7 @@ class LinearDenoiser:
 
     Attributes:
       matrix: [D, D] float64.
-      mean_in: [D] float64, of the noisy examples.
+      mean_in: [D] float64, of the corrupted examples.
       mean_out: [D] float64, of the clean examples.
     """
 
@@ -78,7 +78,9 @@ def fit_pca(examples: np.ndarray, rank: int) -> Pca:
         )
     mean = flat.mean(axis=0, dtype=np.float64)
     # Centred here, as scikit-learn's XᵀX − N μμᵀ loses the digits of data that lie far from the origin.
-    fitted = PCA(svd_solver="covariance_eigh").fit(flat - mean)
+    solver = "covariance_eigh" if len(flat) >= flat.shape[1] else "full"  # By the smaller of the two sides.
+    with np.errstate(invalid="ignore"):  # Of examples that are all alike, the shares of their variance.
+        fitted = PCA(svd_solver=solver).fit(flat - mean)
     variances = fitted.explained_variance_ * ((len(flat) - 1) / len(flat))
     components = fitted.components_[:rank]
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1, keepdims=True), axis=1)
@@ -155,43 +157,45 @@ def reconstruction_error(pca: Pca, examples: np.ndarray) -> np.ndarray:
     return errors
 
 
-def fit_linear_denoiser(clean: np.ndarray, noisy: np.ndarray) -> LinearDenoiser:
-    """The affine map that takes noisy examples nearest to the clean ones, by the normal equations.
+def linear_denoiser(clean: np.ndarray, gain: float, offset: float, variance: np.ndarray) -> LinearDenoiser:
+    """The affine map that on average takes corrupted examples nearest to the clean ones, from the noise's moments.
 
-    A = argmin E‖x − A x̃ − b‖² + ε‖A‖² = Cov(x, x̃) (Cov(x̃, x̃) + εI)⁻¹, b = E x − A E x̃,
-    with the covariances by 1/N and ε = 1e−9 tr Cov(x̃, x̃) / D: of maps that err equally it is the least. Gaussian
-    noise of variance σ² on data of covariance Λ has the optimum Λ(Λ + σ²I)⁻¹, of error Σ_j λ_j σ² / (λ_j + σ²).
+    A = argmin E‖x − A x̃ − b‖² + ε‖A‖² = aΛ (a²Λ + diag v + εI)⁻¹,  b = μ − A E x̃,  where E[x̃|x] = a x + c,
+    v_j = E Var[x̃_j|x], Λ the covariance of x by 1/N, and ε = 1e−9 of the mean variance of x̃, which keeps the system
+    solvable. Gaussian noise has a = 1 and v = σ², and so Λ(Λ + σ²I)⁻¹, of error Σ_j λ_j σ² / (λ_j + σ²). No noise is
+    drawn: of one fitted to a draw the noise in the draw is left in the map.
 
     See "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", Wiener, 1949, and for the task
     "Extracting and Composing Robust Features with Denoising Autoencoders", Vincent et al., 2008.
 
     Args:
       clean: [N, ...] x, D numbers to an example.
-      noisy: [N, ...] x̃, the shape of `clean`.
+      gain: a.
+      offset: c.
+      variance: [...] v ≥ 0, the shape of one example; the noise of different dimensions is independent given x.
 
     Returns:
       The map.
 
     Raises:
-      UserError: `clean` and `noisy` differ in shape.
+      UserError: `variance` has another shape than an example.
     """
-    clean, noisy = np.asarray(clean), np.asarray(noisy)
-    if clean.shape != noisy.shape:
+    clean, variance = np.asarray(clean), np.asarray(variance, np.float64)
+    if variance.shape != clean.shape[1:]:
         raise UserError(
-            f"The clean examples have the shape {clean.shape} and the noisy ones {noisy.shape}; give one noisy example"
-            " to each clean one."
+            f"The noise's variance has the shape {variance.shape} and an example {clean.shape[1:]}; give one number to"
+            " each dimension."
         )
     num, num_dims = len(clean), int(np.prod(clean.shape[1:]))
-    mean_out, mean_in = (np.mean(a, axis=0, dtype=np.float64).reshape(-1) for a in (clean, noisy))
-    across, within = np.zeros((2, num_dims, num_dims))
-    for (_, x), (_, x_noisy) in zip(_chunks(clean, num_dims), _chunks(noisy, num_dims), strict=True):
-        centred = x_noisy - mean_in
-        across += (x - mean_out).T @ centred / num
-        within += centred.T @ centred / num
+    mean = np.mean(clean, axis=0, dtype=np.float64).reshape(-1)
+    covariance = np.zeros((num_dims, num_dims))
+    for _, x in _chunks(clean, num_dims):
+        covariance += (x - mean).T @ (x - mean) / num
+    noisy = gain**2 * covariance + np.diag(variance.reshape(-1))
     # Where every noisy dimension is constant ε is 0 too; the least number keeps the system solvable, and A is 0.
-    ridge = RIDGE * np.trace(within) / num_dims + np.finfo(np.float64).tiny
-    matrix = np.linalg.solve(within + ridge * np.eye(num_dims), across.T).T
-    return LinearDenoiser(matrix, mean_in, mean_out)
+    ridge = RIDGE * np.trace(noisy) / num_dims + np.finfo(np.float64).tiny
+    matrix = np.linalg.solve(noisy + ridge * np.eye(num_dims), gain * covariance).T
+    return LinearDenoiser(matrix, gain * mean + offset, mean)
 
 
 def denoise(denoiser: LinearDenoiser, noisy: np.ndarray) -> np.ndarray:

@@ -203,15 +203,19 @@ def probe_errors(
       seed: of that order, and of the part that the strength of the penalty is chosen by.
 
     Returns:
-      `{name}_probe_error_percent` for each; nothing where the data have no labels, or `max_examples` is 0.
+      `{name}_probe_error_percent` for each; nothing where there is no probe: the data have no labels, `max_examples` is
+      0, or the examples seen are of one class or have but one of some class.
 
     Raises:
-      UserError: where a probe cannot be fitted.
+      UserError: where the codes cannot be used.
     """
     train_labels, test_labels = labels
     if not max_examples or min(train_labels.min(), test_labels.min()) < 0:
         return {}
     seen = np.sort(np.random.default_rng(seed).permutation(len(train_labels))[:max_examples])
+    classes, counts = np.unique(train_labels[seen], return_counts=True)
+    if len(classes) < 2 or counts.min() < 2:
+        return {}
     errors = {}
     for name, (train, test) in representations.items():
         flat_train, flat_test = train[seen].reshape(len(seen), -1), test.reshape(len(test), -1)

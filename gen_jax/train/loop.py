@@ -139,9 +139,10 @@ class _Run:
         try:
             with _stop_signals() as stopping, progress(self.plan.total, start, show_progress) as bar:
                 state, step = self.steps(state, start, writer, bar, stopping)
-                if step < self.plan.total:
-                    return Outcome(step, False, {}, [])
-                return self.finish(state, step, writer)
+            if step < self.plan.total:
+                return Outcome(step, False, {}, [])
+            # Past the signals' handler: Ctrl-C interrupts what takes long here, and the same command does it again.
+            return self.finish(state, step, writer)
         finally:
             self.checkpoints.close()
             writer.close()
@@ -261,14 +262,17 @@ class _Run:
         writer.scalars(step, "test", self.experiment.report(means))
 
     def finish(self, state: Any, step: int, writer: Writer) -> Outcome:
-        """Draws the pictures and writes the card, which says that all is done."""
+        """Judges the state on whole sets, draws the pictures and writes the card, which says that all is done."""
         self.checkpoints.wait()
+        host_state = parallel.to_host(state)
+        assessed: dict[str, float] = {}
+        if self.experiment.assess is not None:
+            self.say("All steps are made and saved; judging and drawing.")
+            # Every process, so that none has left while another is still at it.
+            assessed = self.experiment.assess(host_state)
         if not self.is_main:
             return Outcome(step, True, {}, [])
-        host_state = parallel.to_host(state)
-        results = self.last_results()
-        if self.experiment.assess is not None:
-            results |= self.experiment.assess(host_state)
+        results = self.last_results() | assessed
         replace_text(self.folder / "results.json", json.dumps({"step": step} | results, indent=2) + "\n")
         paths = writer.pictures(step, self.experiment.pictures(host_state))
         replace_text(self.folder / "README.md", card.run_card(self.config, self.folder, step, self.facts, results))

@@ -12,7 +12,7 @@ import pytest
 
 from gen_jax import rng, run
 from gen_jax.checkpoint import to_arrays
-from gen_jax.contracts import Grid
+from gen_jax.contracts import Grid, UserError
 from gen_jax.run import Run
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.parallel import Layout, to_host
@@ -147,6 +147,23 @@ def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     assert np.array_equal(loaded.sample(seed=3, num=40, batch_size=1000), many)
     assert not np.array_equal(loaded.sample(seed=4, num=40), many)
     assert len(np.unique(many.reshape(40, -1), axis=0)) == 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_whose_data_are_gone_still_samples(name):
+    here = experiment_of(name)
+    absent = []
+    for source in (here.train_source, here.test_source):
+        facts = {key: getattr(source, key) for key in ("num_examples", "example_shape", "fingerprint", "origin")}
+        absent.append(run._AbsentSource.of(facts, UserError("The data are gone.")))
+    gone = run.find_experiment(name).build(config_of(name), tuple(absent))
+    samples = [
+        jax.jit(experiment.sample)(experiment.init(rng.root(0)), rng.per_example(rng.root(1), np.arange(16)))
+        for experiment in (here, gone)
+    ]
+    assert np.array_equal(*samples)
+    with pytest.raises(UserError, match="gone"):
+        next(iter(gone.test_source.evaluation()))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,6 +26,7 @@ def source(count=48, shape=(8, 8, 1), labels=None, seed=0):
 
 def build(module, sources=None, **changes):
     config = module.get_config("tiny")
+    config.train.batch_size = 8
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return module.build(config, sources or (source(), source(seed=1)))
 
@@ -41,6 +42,8 @@ def build(module, sources=None, **changes):
         (autoencoder, "model.output=linear", ["cross_entropy", "model.output=linear", "squared_error"]),
         (sparse_autoencoder, "objective.k=33", ["objective.k=33", "code's 32 units"]),
         (sparse_autoencoder, "objective.k_start=33", ["objective.k_start=33", "code's 32 units"]),
+        (sparse_autoencoder, "objective.k_start=3", ["objective.k_start=3", "less than config.objective.k=4"]),
+        (sparse_autoencoder, "objective.anneal=41 steps", ["anneal='41 steps'", "longer", "duration='40 steps'"]),
         (sparse_autoencoder, "objective.k=0", ["objective.k=0", "at least 1"]),
         (sparse_autoencoder, "model.code_size=0", ["model.code_size=0", "at least 1"]),
         (sparse_autoencoder, "objective.rho=0.0", ["objective.rho=0.0", "above 0.0 and below 1.0"]),
@@ -56,6 +59,7 @@ def build(module, sources=None, **changes):
         (contractive_autoencoder, "objective.num_probes=0", ["objective.num_probes=0"]),
         (denoising_autoencoder, "model.code_size=0", ["model.code_size=0", "at least 1"]),
         (denoising_autoencoder, "objective.level=-0.1", ["objective.level=-0.1", "at least 0"]),
+        (denoising_autoencoder, "objective.level=1e30", ["objective.level=1e+30", "below 100"]),
         (denoising_autoencoder, "objective.level=inf", ["objective.level=inf"]),
         (denoising_autoencoder, "objective.level=nan", ["objective.level=nan"]),
         (
@@ -114,6 +118,24 @@ def test_colour_images_and_images_without_labels(module):
     pictures = experiment.pictures(state)
     grids = [p for p in pictures.values() if isinstance(p, Grid)]
     assert grids and all(grid.images.shape[2:] == (8, 12, 3) for grid in grids)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("labels", [np.zeros(48, np.int32), np.minimum(np.arange(48, dtype=np.int32), 1)])
+def test_labels_that_no_probe_can_be_fitted_to_do_not_cost_a_run_its_pictures(module, labels):
+    """One class, and a class of one example."""
+    labels = labels.copy() if not labels.any() else 1 - labels
+    experiment = build(module, (source(labels=labels), source(labels=labels, seed=1)))
+    state = to_host(experiment.init(rng.root(0)))
+    numbers = experiment.assess(state)
+    assert not any("probe" in name for name in numbers)
+    assert all(np.isfinite(value) for value in numbers.values())
+
+
+def test_a_code_of_one_number_has_no_sparseness_and_writes_no_nan():
+    numbers = build(sparse_autoencoder, model__code_size=1, objective__k=1, objective__k_start=1)
+    found = numbers.assess(to_host(numbers.init(rng.root(0))))
+    assert "hoyer_sparseness" not in found and found["active_units"] == 1
 
 
 @pytest.mark.parametrize(

@@ -32,26 +32,30 @@ Differences from the papers:
   * The deep autoencoder has no pretraining by restricted Boltzmann machines: Adam with a cosine schedule and GELU
     units do without. `config.model.activation=sigmoid` has HS's units.
   * The sparse and the contractive experiment train a plain twin beside the model, with the same initial weights and the
-    same batches, to compare with. Neither touches the other's gradient.
+    same batches, to compare with. Neither touches the other's gradient, unless `config.optim.clip_norm` clips both.
+    What a run logs as `loss`, `grad_norm` and `param_norm` is of the two together.
+  * Masking and salt-and-pepper noise choose every pixel by itself, and not an exact share of an image's pixels.
 """
 
 from gen_jax.families.autoencoder.corruption import gaussian_corruption, masking_corruption, salt_and_pepper_corruption
 from gen_jax.families.autoencoder.losses import (
     annealed_k,
-    contractive_objective,
     contractive_penalty,
-    denoising_objective,
     hutchinson_contractive_penalty,
     k_sparse,
     kl_sparsity,
     l1_sparsity,
     l2_penalty,
-    objective,
     reconstruction_error,
     sigmoid_contractive_penalty,
-    sparse_objective,
 )
 from gen_jax.families.autoencoder.models import ConvAutoencoder, MLPAutoencoder
+from gen_jax.families.autoencoder.objectives import (
+    contractive_objective,
+    denoising_objective,
+    objective,
+    sparse_objective,
+)
 
 __all__ = [
     "ConvAutoencoder",

@@ -81,3 +81,30 @@ def corrupt(key: Key, x: Array, kind: str, level: float) -> Array:
     if kind == "salt_and_pepper":
         return salt_and_pepper_corruption(key, x, level)
     raise ValueError(f"corruption='{kind}' is unknown; expected one of {CORRUPTIONS}.")
+
+
+def conditional_moments(x: Array, kind: str, level: float) -> tuple[float, float, Array]:
+    """The mean and the variance of what a corruption makes of an image, pixel by pixel.
+
+    E[x̃|x] = a x + c;  Gaussian: a = 1, c = 0, Var = σ²;  masking: a = 1 − ν, c = 0, Var = ν (1 − ν) x²;
+    salt and pepper: a = 1 − ν, c = ν/2, Var = (1 − ν) x² + ν/2 − (a x + c)²
+
+    Args:
+      x: [...] the image.
+      kind: as in `corrupt`.
+      level: as in `corrupt`.
+
+    Returns:
+      a, c, and Var[x̃|x] [...].
+
+    Raises:
+      ValueError: where the kind is another one.
+    """
+    if kind == "gaussian":
+        return 1.0, 0.0, jnp.full_like(x, level**2)
+    gain = 1.0 - level
+    if kind == "masking":
+        return gain, 0.0, level * gain * x**2
+    if kind == "salt_and_pepper":
+        return gain, 0.5 * level, gain * x**2 + 0.5 * level - (gain * x + 0.5 * level) ** 2
+    raise ValueError(f"corruption='{kind}' is unknown; expected one of {CORRUPTIONS}.")

@@ -13,7 +13,7 @@ import numpy as np
 
 from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, Params, Source, Terms
-from gen_jax.families.autoencoder import losses, sampling
+from gen_jax.families.autoencoder import losses, objectives, sampling
 from gen_jax.families.autoencoder.corruption import corrupt
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops import pixels
@@ -39,7 +39,7 @@ def reconstruction_values(
     z = sampling.encode(params, x, model=model, k=k)
     values = _errors(x, apply_in_param_dtype(model, params, z, method="decode"), model)
     if contraction:
-        values["contraction"] = losses.closed_form_contractions(params, z, model)
+        values["contraction"] = objectives.closed_form_contractions(params, z, model)
     return values
 
 
@@ -143,24 +143,6 @@ class Sets(NamedTuple):
         return self.train_labels, self.test_labels
 
 
-def first_images(source: Source, most: int = 1000) -> Array:
-    """The first images of a set, for samples that begin at the data.
-
-    Args:
-      source: of the set.
-      most: how many.
-
-    Returns:
-      [N, H, W, C] float32 in [0, 1], N at most `most`.
-    """
-    found: list[np.ndarray] = []
-    for batch in source.whole().evaluation():
-        found.append(batch["image"][batch["mask"] > 0])
-        if sum(map(len, found)) >= most:
-            break
-    return jnp.asarray(np.concatenate(found)[:most] / np.float32(255))
-
-
 def load_sets(train_source: Source, test_source: Source) -> Sets:
     """All images and labels of a run's data.
 
@@ -215,6 +197,6 @@ def jacobian_spectrum(params: Params, x: np.ndarray, *, model: nn.Module) -> np.
 
 
 def _errors(x: Array, raw: Array, model: nn.Module) -> Terms:
-    of = functools.partial(losses.errors_of, x, raw, model.output)
+    of = functools.partial(objectives.errors_of, x, raw, model.output)
     values = {"squared_error": of("squared_error")}
     return values | {"cross_entropy": of("cross_entropy")} if model.output == "sigmoid" else values

@@ -84,14 +84,16 @@ def score(denoise: Callable[[Array], Array], x: Array, sigma: float) -> Array:
 def sample_gaussian_codes(
     params: Params, model_state: ModelState, keys: Key, *, model: nn.Module, jitter: float = 1e-4
 ) -> Array:
-    """Decodes codes drawn from the Gaussian that has the mean and the covariance of the training codes.
+    """Decodes codes drawn from the Gaussian with the running mean and covariance of the training codes.
+
+    The codes are those of the encoder as it trains: where the run averages parameters, the decoder is the averaged one.
 
     See "From Variational to Deterministic Autoencoders", Ghosh et al., 2020 (arXiv:1903.12436), Section 4: a density
     that is fitted to the codes afterwards.
 
     Args:
       params: of the model.
-      model_state: `code_mean` [d] and `code_second_moment` [d, d], as `losses.objective` keeps them.
+      model_state: `code_mean` [d] and `code_second_moment` [d, d], as `objectives.objective` keeps them.
       keys: [n].
       model: as in `encode`.
       jitter: what is added to the covariance's diagonal, as a part of its mean.
@@ -105,7 +107,7 @@ def sample_gaussian_codes(
     # By its eigenvectors and not Cholesky's: as a difference of averages it may miss being positive by a rounding.
     variances, directions = jnp.linalg.eigh(covariance + jitter * jnp.trace(covariance) / size * jnp.eye(size))
     scaled = directions * jnp.sqrt(jnp.maximum(variances, 0.0))[None]
-    z = jax.vmap(lambda key: mean + scaled @ jax.random.normal(key, (size,)))(keys)
+    z = jax.vmap(lambda key: mean + scaled @ jax.random.normal(key, (size,), mean.dtype))(keys)
     return jnp.clip(decode(params, z, model=model), 0.0, 1.0)
 
 
@@ -137,7 +139,7 @@ def denoising_chain(
         corrupted = jax.vmap(lambda key, image: corrupt(key, image, corruption, level))(at_t, x)
         return jnp.clip(reconstruct(corrupted), 0.0, 1.0), None
 
-    start = jax.vmap(lambda key: jax.random.uniform(rng.stream(key, "start"), image_shape))(keys)
+    start = jax.vmap(lambda key: jax.random.uniform(rng.stream(key, "start"), image_shape, jnp.float32))(keys)
     return jax.lax.scan(step, start, jnp.arange(num_steps))[0]
 
 
@@ -168,7 +170,7 @@ def contractive_walk(
             return encode(params, image[None], model=model)[0]
 
         z, backward = jax.vjp(f, x)
-        epsilon = step_size * jax.random.normal(key, z.shape)
+        epsilon = step_size * jax.random.normal(key, z.shape, z.dtype)
         _, delta = jax.jvp(f, (x,), backward(epsilon))
         return jnp.clip(decode(params, (z + delta)[None], model=model)[0], 0.0, 1.0)
 
@@ -194,7 +196,7 @@ def gaussian_images(keys: Key, images: Array) -> Array:
     images = jnp.asarray(images)
     mean = jnp.mean(images, axis=0)
     deviations = (images - mean[None]).reshape(len(images), -1) / jnp.sqrt(len(images))
-    noise = jax.vmap(lambda key: jax.random.normal(key, (len(images),)) @ deviations)(keys)
+    noise = jax.vmap(lambda key: jax.random.normal(key, (len(images),), images.dtype) @ deviations)(keys)
     return mean[None] + noise.reshape(-1, *mean.shape)
 
 

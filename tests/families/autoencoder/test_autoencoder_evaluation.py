@@ -142,10 +142,6 @@ def test_whole_sets_and_batches_of_them():
     np.testing.assert_allclose(np.concatenate(sets.images), images / 255, rtol=1e-6)
     np.testing.assert_array_equal(np.concatenate(sets.labels), labels)
     assert sets.train.dtype == np.float32 and len(sets.train) == 16 and len(sets.test) == 7
-    for most, count in ((5, 5), (6, 6), (100, 23)):
-        first = evaluation.first_images(source(slice(0, 23)), most)
-        assert first.dtype == np.float32
-        np.testing.assert_allclose(first, images[:count] / 255, rtol=1e-6)
     model, params = _setup()
     codes = evaluation.in_batches(functools.partial(sampling.encode, params, model=model), sets.train, batch_size=7)
     np.testing.assert_allclose(codes, _by_numpy(params, sets.train)[0], rtol=1e-4)

@@ -22,7 +22,7 @@ from gen_jax.families.autoencoder import (
     objective,
     sparse_objective,
 )
-from gen_jax.families.autoencoder.losses import errors_of
+from gen_jax.families.autoencoder.objectives import errors_of
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step

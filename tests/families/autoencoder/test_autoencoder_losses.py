@@ -17,12 +17,12 @@ from gen_jax.families.autoencoder import (
     contractive_objective,
     denoising_objective,
     l2_penalty,
-    losses,
     objective,
+    objectives,
     reconstruction_error,
     sparse_objective,
 )
-from gen_jax.families.autoencoder.losses import beside_plain, code_moments, update_code_moments
+from gen_jax.families.autoencoder.objectives import beside_plain, code_moments, update_code_moments
 
 _SHAPE = (3, 4, 2)
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -117,7 +117,7 @@ def _setup(**options: Any) -> tuple[MLPAutoencoder, Any, dict[str, np.ndarray]]:
 
 
 def test_what_an_objective_cannot_be_is_refused():
-    """A cross-entropy of what is no logit, and the closed form of an encoder that has none, would be wrong in silence."""
+    """A cross-entropy of what is no logit, and a closed form that there is not, would be wrong in silence."""
     model, params, batch = _setup(output="linear")
     with pytest.raises(ValueError, match="needs logits"):
         objective(params, {}, rng.root(1), batch, model=model, error="cross_entropy")
@@ -150,8 +150,9 @@ def test_the_objective_against_numpy(error: str, output: str):
 
 
 def test_the_objective_keeps_the_moments_of_the_codes():
-    """Where there are moments they move by a hundredth towards those of the batch's codes; the loss is the same."""
+    """Late in a run they move by a hundredth towards those of the batch's codes, at first all the way."""
     model, params, batch = _setup()
+    batch["step"] = np.int32(5000)
     compiled = _jit(functools.partial(objective, model=model))
     loss, (model_state, terms) = compiled(params, code_moments(3), rng.root(1), batch)
     assert set(terms) == {"reconstruction"}
@@ -161,6 +162,12 @@ def test_the_objective_keeps_the_moments_of_the_codes():
     np.testing.assert_allclose(model_state["code_mean"], 0.01 * z.mean(0), rtol=1e-4, atol=1e-6)
     expected = 0.99 * np.eye(3) + 0.01 * z.T @ z / 8
     np.testing.assert_allclose(model_state["code_second_moment"], expected, rtol=1e-4, atol=1e-6)
+    _, (first, _) = compiled(params, code_moments(3), rng.root(1), batch | {"step": np.int32(0)})
+    np.testing.assert_allclose(first["code_mean"], z.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(first["code_second_moment"], z.T @ z / 8, rtol=1e-4, atol=1e-6)
+    _, (third, _) = compiled(params, first, rng.root(1), batch | {"step": np.int32(2), "image": 255 - batch["image"]})
+    other = np.asarray(model.apply({"params": params}, 1 - x, method="encode"), np.float64)
+    np.testing.assert_allclose(third["code_mean"], (2 * z.mean(0) + other.mean(0)) / 3, rtol=1e-4, atol=1e-6)
 
 
 def _twins() -> tuple[MLPAutoencoder, dict[str, Any], dict[str, np.ndarray]]:
@@ -204,13 +211,13 @@ def test_errors_of_takes_the_image_that_a_sigmoid_stands_for():
     """Each of a batch on its own, [B]; the cross-entropy takes the logits as they are."""
     x = jnp.full((3, 1, 2, 1), 0.5)
     raw = jnp.arange(3.0).reshape(3, 1, 1, 1) * jnp.ones((3, 1, 2, 1))
-    found = losses.errors_of(x, raw, "sigmoid", "squared_error")
+    found = objectives.errors_of(x, raw, "sigmoid", "squared_error")
     np.testing.assert_allclose(found, 2 * (0.5 - scipy.special.expit([0.0, 1.0, 2.0])) ** 2, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(
-        losses.errors_of(x, raw, "linear", "squared_error"), 2 * (0.5 - np.arange(3)) ** 2, rtol=1e-6
+        objectives.errors_of(x, raw, "linear", "squared_error"), 2 * (0.5 - np.arange(3)) ** 2, rtol=1e-6
     )
     np.testing.assert_allclose(
-        losses.errors_of(x, raw, "sigmoid", "cross_entropy"),
+        objectives.errors_of(x, raw, "sigmoid", "cross_entropy"),
         2 * (np.logaddexp(0, np.arange(3.0)) - 0.5 * np.arange(3)),
         rtol=1e-6,
     )

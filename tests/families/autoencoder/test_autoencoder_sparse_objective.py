@@ -13,7 +13,7 @@ import pytest
 
 from gen_jax import rng
 from gen_jax.families.autoencoder import MLPAutoencoder, objective, sparse_objective
-from gen_jax.families.autoencoder.losses import beside_plain, code_moments
+from gen_jax.families.autoencoder.objectives import any_images, beside_plain, code_moments, remembering_images
 from gen_jax.train.parallel import Layout, to_host
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
@@ -158,3 +158,27 @@ def test_the_moments_of_the_codes_are_of_the_whole_batch_on_every_layout():
     other, _ = _steps(Layout("pmap", jax.devices()[:8]), loss, params, False, code_moments(6))
     chex.assert_trees_all_close(other.model_state, reference.model_state, rtol=1e-5, atol=1e-7)
     chex.assert_trees_all_close(other.params, reference.params, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("backend", "count"), [("jit", 1), ("jit", 8), ("pmap", 8)])
+def test_the_images_of_the_last_batch_are_kept_whole_and_in_order(backend: str, count: int):
+    """On any number of devices the state holds all images of the batch, in its order, and the loss is what it was."""
+    tx = optax.sgd(0.1)
+    images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 1)).astype(np.uint8)
+    model = MLPAutoencoder((4, 4, 1), (5,), output="linear")
+    params = _jit(model.init)(rng.root(0), jnp.zeros((1, 4, 4, 1)))["params"]
+
+    def plain(params: Any, model_state: Any, key: Any, batch: Any, *, axis_name: str | None = None) -> Any:
+        assert model_state == {}
+        return objective(params, model_state, key, batch, model=model, error="squared_error")
+
+    step = make_train_step(remembering_images(plain), tx, whole_batch=True)
+    start = any_images(rng.root(1), images.shape)
+    assert start["images"].dtype == jnp.uint8 and len(np.unique(start["images"])) > 100
+    layout = Layout(backend, jax.devices()[:count])
+    state = layout.put_state(init_state(params, tx, rng.root(0), model_state=start))
+    batch = layout.put_batch({"image": images, "index": np.arange(16, dtype=np.uint32)})
+    state, metrics = layout.wrap_train(step)(state, batch)
+    np.testing.assert_array_equal(state.model_state["images"], images)
+    alone, _ = plain(params, {}, rng.root(0), {"image": images})
+    assert float(metrics["loss"]) == pytest.approx(float(alone), rel=1e-5)
