@@ -18,8 +18,8 @@ def reconstruction_error(x: Array, reconstruction: Array, kind: str = "squared_e
 
     squared error  Σ_i (x_i − x̂_i)²;   cross-entropy  −Σ_i [x_i log σ(ℓ_i) + (1 − x_i) log(1 − σ(ℓ_i))]
 
-    See "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006 (Science 313), Fig. 2
-    and its note 16.
+    See "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006 (Science 313), who
+    train on the second and report the first.
 
     Args:
       x: [...] the image, in [0, 1] for the cross-entropy.
@@ -79,8 +79,8 @@ def k_sparse(z: Array, k: Array | int, max_k: int | None = None) -> Array:
 
     z_j where j ∈ supp_k(z), 0 elsewhere
 
-    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), Section 2.1, steps 1 and 2. Of equal
-    activations the first are kept, so that there are never more than k.
+    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), steps 1 and 2 of the algorithm. Of
+    equal activations the first are kept, so that there are never more than k.
 
     Args:
       z: [d] the linear activations, before any other nonlinearity; the largest are kept, not the largest in size.
@@ -105,8 +105,8 @@ def k_sparse(z: Array, k: Array | int, max_k: int | None = None) -> Array:
 def annealed_k(step: Array, k_start: int, k: int, anneal_steps: int) -> Array:
     """How many activations are kept at a step: from `k_start` in a straight line to `k`, and `k` from then on.
 
-    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), Section 4.2.1: units that are never among
-    the k largest learn nothing, so the first epochs keep many.
+    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), on scheduling the sparsity level:
+    units that are never among the k largest learn nothing, so the first epochs keep many.
 
     Args:
       step: [] the number of updates made.
@@ -146,8 +146,8 @@ def sigmoid_contractive_penalty(z: Array, kernel: Array) -> Array:
 
     ‖J_f(x)‖²_F = Σ_j [z_j (1 − z_j)]² Σ_i W_ij²
 
-    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML), the
-    equation after Eq. 3.
+    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML), for
+    sigmoid units.
 
     Args:
       z: [d] the layer's activations, in (0, 1).
@@ -185,7 +185,7 @@ def hutchinson_contractive_penalty(key: Key, encode: Callable[[Array], Array], x
 def l2_penalty(params: Params) -> Array:
     """The sum of the squares of all weights, biases left out: Σ ‖W‖²_F.
 
-    See "Loss Landscapes of Regularized Linear Autoencoders", Kunin et al., 2019 (arXiv:1901.08168), Eq. 2.
+    See "Loss Landscapes of Regularized Linear Autoencoders", Kunin et al., 2019 (arXiv:1901.08168).
 
     Args:
       params: a pytree; arrays of fewer than two axes are biases.

@@ -80,7 +80,7 @@ def objective(
 ) -> tuple[Array, tuple[ModelState, Terms]]:
     """The plain autoencoder: the mean error of the reconstructions, and μ Σ ‖W‖²_F where that is wanted.
 
-    See "Loss Landscapes of Regularized Linear Autoencoders", Kunin et al., 2019 (arXiv:1901.08168), Eq. 2, for the sum.
+    See "Loss Landscapes of Regularized Linear Autoencoders", Kunin et al., 2019 (arXiv:1901.08168), for the sum.
 
     Args:
       params: of the model.
@@ -228,7 +228,7 @@ def contractive_objective(
 
     L(x, g(f(x))) + λ ‖J_f(x)‖²_F
 
-    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML), Eq. 3.
+    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML), J_CAE.
 
     Args:
       params: of the model.
