@@ -91,7 +91,8 @@ def test_a_share_of_pixels_out_of_range_is_refused(kind, level):
 
 
 def test_more_units_on_than_there_are_is_no_matter_where_k_is_not_used():
-    build(sparse_autoencoder, objective__sparsity="l1", objective__k=1000)
+    experiment = build(sparse_autoencoder, objective__sparsity="l1", objective__k=1000)
+    assert "pca_squared_error" not in experiment.assess(to_host(experiment.init(rng.root(0))))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
