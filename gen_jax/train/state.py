@@ -17,7 +17,7 @@ class TrainState:
     """Everything that training changes, and the root key.
 
     Attributes:
-      step: [] int32, the number of updates made.
+      step: [] int32, the number of updates made; of rounds in a game of several players.
       params: what the objective is differentiated in. A game of several players keeps a dict of them here, and a dict
         of the same keys in `opt_state`.
       model_state: what the model changes as it runs (batch statistics), or {}.

@@ -101,11 +101,7 @@ def make_train_step(
     """
 
     def loss_fn(params: Params, state: TrainState, key: Any, batch: Batch, axis: dict[str, str | None]) -> Any:
-        def cast(leaf: Array) -> Array:
-            # A scalar costs nothing to keep whole, and as a variance or a temperature it must be.
-            return leaf.astype(compute_dtype) if leaf.ndim and compute_dtype != jnp.float32 else leaf
-
-        return objective(jax.tree.map(cast, params), state.model_state, key, batch, **axis)
+        return objective(cast_params(params, compute_dtype), state.model_state, key, batch, **axis)
 
     def step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> tuple[TrainState, Terms]:
         key = rng.at_step(state.key, state.step)
@@ -116,10 +112,7 @@ def make_train_step(
         # The mean over devices comes after the gradient: the gradient of a pmean-ed loss is wrong under pmap.
         loss, model_state, terms, grads = mean_over_devices((loss, model_state, terms, grads), axis_name)
 
-        grad_norm = optax.tree.norm(grads)
-        if clip_norm:
-            # A gradient that is not finite stays so: the loop must see it.
-            grads = jax.tree.map(lambda g: g * (clip_norm / jnp.maximum(grad_norm, clip_norm)), grads)
+        grads, grad_norm = clip_gradients(grads, clip_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
@@ -136,11 +129,53 @@ def make_train_step(
         norms = {"grad_norm": grad_norm, "param_norm": optax.tree.norm(params)}
         return new_state, {"loss": loss} | dict(terms) | norms
 
-    return step if steps_per_call == 1 else _scan(step)
+    return step if steps_per_call == 1 else scan_steps(step)
 
 
-def _scan(step: TrainStep) -> TrainStep:
-    """Makes one call of many: the batch's and the metrics' arrays get a leading axis."""
+def cast_params(params: Params, dtype: Any) -> Params:
+    """The parameters as an objective sees them in mixed precision.
+
+    Args:
+      params: a pytree of float32 arrays.
+      dtype: of the computation.
+
+    Returns:
+      The parameters in that type, scalars excepted.
+    """
+
+    def cast(leaf: Array) -> Array:
+        # A scalar costs nothing to keep whole, and as a variance or a temperature it must be.
+        return leaf.astype(dtype) if leaf.ndim and dtype != jnp.float32 else leaf
+
+    return jax.tree.map(cast, params)
+
+
+def clip_gradients(grads: Params, clip_norm: float) -> tuple[Params, Array]:
+    """Scales gradients down to a largest global norm.
+
+    Args:
+      grads: a pytree of arrays.
+      clip_norm: the limit; 0 for none.
+
+    Returns:
+      The gradients, and their norm [] before.
+    """
+    grad_norm = optax.tree.norm(grads)
+    if clip_norm:
+        # A gradient that is not finite stays so: the loop must see it.
+        grads = jax.tree.map(lambda g: g * (clip_norm / jnp.maximum(grad_norm, clip_norm)), grads)
+    return grads, grad_norm
+
+
+def scan_steps(step: TrainStep) -> TrainStep:
+    """Makes one call of many: the batch's and the metrics' arrays get a leading axis.
+
+    Args:
+      step: `(state, batch, *, axis_name=None) -> (state, metrics)`.
+
+    Returns:
+      The same of batches [k, ...], with metrics [k].
+    """
 
     def steps(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> tuple[TrainState, Terms]:
         return jax.lax.scan(lambda state, batch: step(state, batch, axis_name=axis_name), state, dict(batch))
