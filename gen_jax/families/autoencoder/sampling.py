@@ -112,9 +112,14 @@ def sample_gaussian_codes(
 
 
 def denoising_chain(
-    reconstruct: Callable[[Array], Array], keys: Key, image_shape: tuple[int, ...], *, corruption: str, level: float,
+    reconstruct: Callable[[Array], Array],
+    keys: Key,
+    image_shape: tuple[int, ...],
+    *,
+    corruption: str,
+    level: float,
     num_steps: int,
-) -> Array:  # fmt: skip
+) -> Array:
     """Runs a chain of corruption and reconstruction for each image, from noise on.
 
     x̃_t ~ q(x̃ | x_t),  x_{t+1} = r(x̃_t);  x_0 ~ U[0, 1]^D
