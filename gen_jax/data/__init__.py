@@ -6,6 +6,7 @@
 * `sources`: `load_images(name, split, data_dir)` looks for a set in all places and gives an `ImageSet`.
 * `batches`: `ImageBatches` turns an `ImageSet` into the batches of a run.
 * `embedded`: 10,000 + 1,000 images of Fashion-MNIST that come with the package, `fashion_mnist_10k`.
+* `points`: mixtures of Gaussians in the plane, of which `PointBatches` draws the batches of a run without any files.
 
 Example:
   train = load_images("fashion_mnist_10k", "train")
@@ -14,15 +15,19 @@ Example:
 """
 
 from gen_jax.data.batches import ImageBatches, epoch_order, image_sources
+from gen_jax.data.points import Mixture, PointBatches, point_sources
 from gen_jax.data.readers import read_cifar10, read_folder, read_idx, read_npz
 from gen_jax.data.sources import ImageSet, load_images
 
 __all__ = [
     "ImageBatches",
     "ImageSet",
+    "Mixture",
+    "PointBatches",
     "epoch_order",
     "image_sources",
     "load_images",
+    "point_sources",
     "read_cifar10",
     "read_folder",
     "read_idx",
