@@ -20,9 +20,9 @@ from ml_collections import ConfigDict, config_flags
 
 from gen_jax import config as config_lib
 from gen_jax import rng, run, runtime
-from gen_jax.contracts import Experiment, Grid, UserError
-from gen_jax.files import replace_text
-from gen_jax.train import loop, parallel, workdir, writer
+from gen_jax.contracts import Experiment, Grid, Scatter, UserError
+from gen_jax.files import absolute, replace_text
+from gen_jax.train import drawing, loop, parallel, workdir, writer
 
 MODES = ("train", "eval", "sample")
 
@@ -140,9 +140,9 @@ def _override(config: ConfigDict, arguments: list[str]) -> ConfigDict:
 def _resolve_paths(config: ConfigDict, data_dir: str) -> None:
     """Makes the config's paths absolute, so that the run can be read back from any directory."""
     config.data.dir = data_dir or config.data.dir
-    for section, key in ((config.data, "dir"), (config, "init_from")):
-        if section[key]:
-            section[key] = str(pathlib.Path(section[key]).expanduser().absolute())
+    for section, key in ((config.data, "dir"), (config, "init_from"), (config.eval, "features")):
+        if section.get(key):
+            section[key] = str(absolute(section[key]))
 
 
 def _first_line(error: Exception) -> str:
@@ -177,12 +177,12 @@ def _train(experiment: Experiment, config: ConfigDict, folder: str, command: str
     print(f"Test after {outcome.step} steps:   {numbers}")
     for picture in outcome.pictures:
         print(f"  {picture}")
-    print(f"All about this run: {pathlib.Path(folder).expanduser().absolute() / 'README.md'}")
+    print(f"All about this run: {absolute(folder) / 'README.md'}")
 
 
 def _load(folder: str, name: str, module: Any, arguments: list[str], data_dir: str) -> run.Run:
     """Reads a workdir of this experiment, with overrides."""
-    path = pathlib.Path(folder).expanduser().absolute()
+    path = absolute(folder)
     text = workdir.read_config_text(path)
     if text is None:
         raise UserError(
@@ -214,14 +214,22 @@ def _evaluate(loaded: run.Run) -> None:
 
 def _sample(loaded: run.Run, seed: int, num: int) -> None:
     """Draws samples from a run, and writes them as a picture and as an array."""
-    images = loaded.sample(seed, num)
+    samples = loaded.sample(seed, num)
     if jax.process_index():
         return
     folder = workdir.open_workdir(loaded.workdir / "samples")
-    np.save(folder / f"seed{seed}_num{num}.npy", images)
+    np.save(folder / f"seed{seed}_num{num}.npy", samples)
+    picture = _sheet(samples, f"{num} samples, seed {seed}, step {loaded.step}")
+    print(writer.save_png(drawing.draw(picture), folder / f"seed{seed}_num{num}.png"))
+    print(folder / f"seed{seed}_num{num}.npy")
+
+
+def _sheet(samples: np.ndarray, title: str) -> Grid | Scatter:
+    """All samples in one picture: images [n, H, W, C] in a grid, points [n, 2] in the plane."""
+    num = len(samples)
+    if samples.ndim == 2:
+        return Scatter(title, samples, np.zeros(num, np.int32))
     columns = int(np.ceil(np.sqrt(num)))
     rows = -(-num // columns)
-    padded = np.concatenate([images, np.ones((rows * columns - num, *images.shape[1:]), images.dtype)])
-    grid = Grid(f"{num} samples, seed {seed}, step {loaded.step}", padded.reshape(rows, columns, *images.shape[1:]))
-    print(writer.save_png(writer.draw(grid), folder / f"seed{seed}_num{num}.png"))
-    print(folder / f"seed{seed}_num{num}.npy")
+    padded = np.concatenate([samples, np.ones((rows * columns - num, *samples.shape[1:]), samples.dtype)])
+    return Grid(title, padded.reshape(rows, columns, *samples.shape[1:]))

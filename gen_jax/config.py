@@ -19,9 +19,11 @@ Rule = Callable[[Any], str | None]  # Returns what was expected where the value 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?)?\s*")
 
 # What may differ between a workdir's config and the one it is continued with: where things are, how often they
-# are saved and how long a code is judged, never what is trained.
+# are saved and how codes and samples are judged at the end, never what is trained.
 FREE_TO_CHANGE = (
     "data.dir",
+    "eval.features",
+    "eval.num_samples",
     "eval.probe_examples",
     "parallel.backend",
     "train.checkpoint_every",

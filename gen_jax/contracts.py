@@ -25,6 +25,9 @@ Terms = dict[str, Any]  # Named scalars, in the paper's unit.
 #   label  [B] int32, -1 where the set has none
 #   row    [B] int32, which image of the data set this is
 #   index  [B] uint32, `step * global batch size + position in the global batch`
+# Batches of points in the plane have `point` [B, 2] float32 instead of the image, and
+#   label  [B] int32, which mode of the distribution the point was drawn from
+#   row    [B] int32, the number of the point in its endless stream, modulo 2^31
 # Evaluation batches also have
 #   mask   [B] float32, 1 for an example and 0 for the padding of the ragged last batch
 # The train step adds
@@ -57,7 +60,7 @@ class Source(Protocol):
 
     Attributes:
       num_examples: how many examples one epoch has.
-      example_shape: the shape of one example, (H, W, C) for images.
+      example_shape: the shape of one example, (H, W, C) for images, (2,) for points in the plane.
       fingerprint: a hexadecimal digest of every byte of the data, by which a later run knows it again.
       origin: where the data were found, for people.
     """
@@ -130,6 +133,35 @@ class Curves:
 
 
 @dataclasses.dataclass(frozen=True)
+class Field:
+    """A picture: a function over the plane in colours, points on top of it and a density's contours between them.
+
+    What it shows has a fixed place in it, so that the pictures of a film lie on top of each other where `extent` and
+    `value_range` stay the same.
+
+    Attributes:
+      title: what a person sees in it.
+      values: [H, W]; `values[i, j]` is the function at x = linspace(x_min, x_max, W)[j] and
+        y = linspace(y_min, y_max, H)[i], so that row 0 is at the bottom.
+      extent: (x_min, x_max, y_min, y_max), which part of the plane is shown; points outside of it are counted only.
+      points: [N, 2], N may be 0.
+      density: [H', W'] laid out like `values`, as fine as it needs to be, or None for no contours.
+      value_name: what the values are, beside the scale of colours.
+      value_range: (low, high), the ends of the colours, whose neutral one is half-way; None for those of the values.
+      axes: what the two coordinates are.
+    """
+
+    title: str
+    values: np.ndarray
+    extent: tuple[float, float, float, float]
+    points: np.ndarray
+    density: np.ndarray | None = None
+    value_name: str = ""
+    value_range: tuple[float, float] | None = None
+    axes: tuple[str, str] = ("x", "y")
+
+
+@dataclasses.dataclass(frozen=True)
 class Panels:
     """A picture: several beside each other, to be compared.
 
@@ -137,7 +169,7 @@ class Panels:
       panels: from left to right.
     """
 
-    panels: tuple[Grid | Scatter | Curves, ...]
+    panels: tuple[Grid | Scatter | Curves | Field, ...]
 
     @property
     def title(self) -> str:
@@ -145,7 +177,25 @@ class Panels:
         return "; ".join(panel.title for panel in self.panels)
 
 
-Picture = Grid | Scatter | Curves | Panels
+Still = Grid | Scatter | Curves | Field | Panels
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """A picture that moves: a video, and some of its frames beside each other where only a picture can be.
+
+    Attributes:
+      title: what a person sees in it.
+      frames: in order, at least one; best all of one size.
+      fps: frames a second.
+    """
+
+    title: str
+    frames: tuple[Still, ...]
+    fps: float = 8.0
+
+
+Picture = Still | Film
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,13 +210,24 @@ class Experiment:
         of `batch` has a leading axis [k] and so has every metric.
       eval_step: `(state, batch, *, axis_name=None) -> {name: (sum, count)}` over one evaluation batch.
       report: `{name: mean} -> {name: number}`, the numbers people read, from the means over the whole test set.
-      sample: `(state, keys [n]) -> images [n, H, W, C] in [0, 1]`, sample i from key i alone.
-      pictures: `state -> {file name without ending: Picture}`; what randomness they need comes from `state.key`.
+      sample: `(state, keys [n]) -> images [n, H, W, C] in [0, 1]`, or points [n, 2]; sample i from key i alone.
+      pictures: `state -> {file name without ending: Picture}`; what randomness they need comes from `state.key`. The
+        name "training" is that of the film that `frame` makes.
       assess: `state -> {name: number}`, what takes whole sets to say (a linear probe, a distance between sets): once at
         the end of a run and in `--mode=eval`; None where there is nothing of the kind.
       likelihood_step: like `eval_step`, the slow and accurate evaluation of `--mode=eval`; None where there is none.
       headline: the names in `report` and `assess` that the last line of a run shows, in order, where they are there.
       steps_per_call: how many training steps one call of `train_step` makes.
+      frame: `state -> Still`, what the run looks like now, of one size always: drawn before the first step, at every
+        `train.eval_every` and at the end, and shown as a film of the training; None for none.
+      settle: `state -> state`, what must be computed once before a trained state is shown, judged or sampled from
+        (batch statistics that belong to averaged weights). `frame`, `pictures`, `assess` and `sample` get what it
+        returns; `eval_step` and `likelihood_step` get the state as training left it, and so do checkpoints. Pure, and
+        compiled by those who call it.
+      warnings: by the name of a training metric, whose last part begins with "warning_" and which is 1 for a step at
+        which something is wrong and 0 for any other: the sentence that a person is told, once, where it is 1 for more
+        than half of the steps between two logged ones. `metrics.jsonl` has, as of every metric, the mean over the last
+        call of `train_step` alone: a row may hold 0 beside a warning, and 1 without one.
     """
 
     train_source: Source
@@ -181,3 +242,6 @@ class Experiment:
     likelihood_step: Callable[..., dict[str, tuple[Array, Array]]] | None = None
     headline: tuple[str, ...] = ()
     steps_per_call: int = 1
+    frame: Callable[[Any], Still] | None = None
+    settle: Callable[[Any], Any] = lambda state: state
+    warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)

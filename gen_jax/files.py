@@ -1,9 +1,68 @@
-"""Writing a file whole or not at all."""
+"""What several parts of the package need of files: places, writing whole or not at all, and how broken ones fail."""
 
 from __future__ import annotations
 
+import lzma
 import os
 import pathlib
+import struct
+import zipfile
+import zlib
+
+from PIL import Image
+
+from gen_jax.contracts import UserError
+
+# What zipfile and numpy raise on bytes that are not what they should be.
+BROKEN_NPZ = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    SyntaxError,
+)
+# What Pillow's decoders raise on bytes that are not what they should be.
+BROKEN_IMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def absolute(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path from the root of the file system, in which "~" and "~name" stand for a person's folder.
+
+    Args:
+      path: as a person writes it.
+
+    Returns:
+      The same place; it need not exist.
+
+    Raises:
+      UserError: where the system knows no folder of that person.
+    """
+    try:
+        return pathlib.Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(
+            f"The path {path} begins with the folder of a person whom this system does not know; write it out from /."
+        ) from error
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:

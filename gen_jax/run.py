@@ -21,6 +21,7 @@ from gen_jax import config as config_lib
 from gen_jax import rng
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.contracts import Experiment, Source, UserError
+from gen_jax.files import absolute
 from gen_jax.train import parallel, workdir
 from gen_jax.train.evaluation import evaluate
 
@@ -56,7 +57,7 @@ class Run:
             None for one chunk. It changes memory and speed, not the samples.
 
         Returns:
-          [num, H, W, C] float32 in [0, 1].
+          [num, H, W, C] float32 in [0, 1], or points [num, 2].
 
         Raises:
           UserError: where a number is out of range.
@@ -77,10 +78,15 @@ class Run:
         for first in range(0, len(starts), per_fetch):
             group = starts[first : first + per_fetch]
             on_device = [
-                self._sample_chunk(self.state, rng.per_example(key, start + jnp.arange(chunk))) for start in group
+                self._sample_chunk(self.settled, rng.per_example(key, start + jnp.arange(chunk))) for start in group
             ]
             parts += [np.asarray(part) for part in on_device]
         return np.concatenate(parts)[:num]
+
+    @functools.cached_property
+    def settled(self) -> Any:
+        """The state as `Experiment.settle` makes it, by which samples are drawn and whole sets judged; on the host."""
+        return parallel.to_host(jax.jit(self.experiment.settle)(self.state))
 
     @functools.cached_property
     def _sample_chunk(self) -> Callable[[Any, Any], Any]:
@@ -104,7 +110,7 @@ class Run:
         means = evaluate(step, layout.put_state(self.state), self.experiment.test_source, layout, on_batch)
         numbers = self.experiment.report(means)
         if self.experiment.assess is not None:
-            numbers |= self.experiment.assess(self.state)
+            numbers |= self.experiment.assess(self.settled)
         return numbers
 
 
@@ -125,7 +131,7 @@ def load(path: str | os.PathLike[str], overrides: dict[str, Any] | None = None) 
     Raises:
       UserError: where the folder is not a workdir, names an unknown experiment, or has no checkpoint to read.
     """
-    folder = pathlib.Path(path).expanduser().absolute()
+    folder = absolute(path)
     text = workdir.read_config_text(folder)
     if text is None:
         raise UserError(f"{folder} is not the workdir of a run: it has no config.json.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import lzma
 import math
 import pathlib
 import struct
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from gen_jax.contracts import UserError
+from gen_jax.files import BROKEN_IMAGE, BROKEN_NPZ
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
@@ -28,36 +28,6 @@ _NPZ_KEYS = {
     "train": (("x_train", "y_train"), ("train_images", "train_labels")),
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
-# What zipfile and numpy raise on bytes that are not what they should be.
-_BROKEN_NPZ = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    SyntaxError,
-)
-# What Pillow's decoders raise on bytes that are not what they should be.
-_BROKEN_IMAGE = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 def read_idx(path: str | pathlib.Path) -> np.ndarray:
@@ -163,7 +133,7 @@ def read_npz(path: str | pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarr
             arrays = {
                 key: np.lib.format.read_array(io.BytesIO(member), allow_pickle=False) for key, member in members.items()
             }
-        except _BROKEN_NPZ as error:
+        except BROKEN_NPZ as error:
             raise UserError(
                 f"{path} cannot be read as a numpy archive ({_first_line(error)}); expected a whole .npz file of plain "
                 "arrays without pickled objects; save or fetch it again."
@@ -342,7 +312,7 @@ def _read_image(path: pathlib.Path) -> np.ndarray:
                     "to lay it on; convert it first."
                 )
             pixels = np.asarray(image.convert("RGB" if image.mode in ("P", "RGB") else "L"), np.uint8)
-    except _BROKEN_IMAGE as error:
+    except BROKEN_IMAGE as error:
         raise UserError(
             f"{path} cannot be read as an image ({_first_line(error)}); it is corrupt or truncated; replace it."
         ) from error

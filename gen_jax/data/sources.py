@@ -12,6 +12,7 @@ import numpy as np
 
 from gen_jax.contracts import UserError
 from gen_jax.data import local, prepared, readers
+from gen_jax.files import absolute
 
 EMBEDDED = "fashion_mnist_10k"
 EMBEDDED_FOLDER = pathlib.Path(__file__).parent / "embedded" / EMBEDDED
@@ -76,7 +77,7 @@ def load_images(
     if key == EMBEDDED:
         images, labels, _ = _require(local.find_in_folder(EMBEDDED_FOLDER, EMBEDDED, split))
         return _image_set(key, split, images, labels, f"{EMBEDDED}, embedded in gen_jax")
-    folder = pathlib.Path(data_dir).expanduser() if data_dir else None
+    folder = absolute(data_dir) if data_dir else None
     if folder is not None and not _is_folder(folder):
         raise UserError(f"The data_dir {folder} is not there; expected a readable folder; make it or correct the path.")
     reasons: list[str] = []

@@ -6,7 +6,7 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,8 +61,18 @@ def git_commit() -> str:
         return "none"
 
 
+def drawn(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures and videos in a workdir, sorted by name."""
+    return sorted(path for path in (workdir / "pictures").glob("*") if path.suffix in (".png", ".mp4"))
+
+
 def run_card(
-    config: ConfigDict, workdir: pathlib.Path, step: int, facts: Mapping[str, Any], results: Mapping[str, float]
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    step: int,
+    facts: Mapping[str, Any],
+    results: Mapping[str, float],
+    pictures: Sequence[pathlib.Path] = (),
 ) -> str:
     """The text of a workdir's README.md.
 
@@ -72,10 +82,14 @@ def run_card(
       step: how many steps were trained.
       facts: what `provenance` returned, and the `command`.
       results: the final numbers.
+      pictures: the paths of its pictures and videos.
 
     Returns:
       Markdown.
     """
+    images = len(facts["data"]["train"]["example_shape"]) == 3
+    samples = "[64, H, W, C] in [0, 1]" if images else "[64, 2]"
+    seen = ", ".join(f"[{path.name}](pictures/{path.name})" for path in pictures)
     versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
     numbers = "\n".join(f"| {key} | {value:.6g} |" for key, value in results.items())
     data = "\n".join(
@@ -103,9 +117,10 @@ Reload it:
 import gen_jax
 
 run = gen_jax.load("{workdir}")
-images = run.sample(seed=0, num=64)  # [64, H, W, C] in [0, 1]
+samples = run.sample(seed=0, num=64)  # {samples}
 numbers = run.evaluate()
 ```
 
-`pictures/` has the pictures, `metrics.jsonl` every logged number; `tensorboard --logdir={workdir}` draws them.
+Pictures and videos: {seen or "none"}. `metrics.jsonl` has every logged number; `tensorboard --logdir={workdir}` draws
+them.
 """

@@ -8,7 +8,7 @@ import json
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from gen_jax import config as config_lib
 from gen_jax import rng
 from gen_jax.checkpoint import Checkpoints
 from gen_jax.contracts import Experiment, Terms, UserError
-from gen_jax.files import replace_text
+from gen_jax.files import absolute, replace_text
 from gen_jax.train import card, parallel, workdir
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.prefetch import prefetch
@@ -35,7 +35,7 @@ class Outcome:
       step: how many steps the run has made.
       finished: whether that is all of them.
       results: the test numbers at that step, where it is finished.
-      pictures: the paths drawn, where it is finished.
+      pictures: the paths of the pictures and videos, where it is finished.
     """
 
     step: int
@@ -125,18 +125,26 @@ class _Run:
         self.checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_checkpoints, say)
         self.train_step = layout.wrap_train(experiment.train_step, experiment.steps_per_call)
         self.eval_step = layout.wrap_eval(experiment.eval_step)
+        self.settle = jax.jit(experiment.settle)
+        self.warnings = _Warnings(experiment.warnings, say)
 
     def train(self, show_progress: bool) -> Outcome:
         """Makes the remaining steps."""
         host_state, start = self.initial_state()
         if start >= self.plan.total and (self.folder / "README.md").is_file():  # The card is written last.
             self.say(f"This run is finished: {start} steps in {self.folder}. See its README.md; nothing was done.")
-            return Outcome(start, True, self.final_results(), sorted((self.folder / "pictures").glob("*.png")))
+            changed = workdir.differences(self.folder, self.config)
+            if changed:
+                self.say(f"These changes had no effect: {'; '.join(changed)}. Give them with --mode=eval.")
+            return Outcome(start, True, self.final_results(), card.drawn(self.folder))
         if self.is_main:
+            workdir.write_config(self.folder, self.config)
             workdir.write_provenance(self.folder, self.facts)
         state = self.layout.put_state(host_state)
-        writer = Writer(self.folder, start, self.is_main)
+        writer = Writer(self.folder, start, self.is_main, self.say)
         try:
+            if start == 0:
+                self.show(state, 0, writer)
             with _stop_signals() as stopping, progress(self.plan.total, start, show_progress) as bar:
                 state, step = self.steps(state, start, writer, bar, stopping)
             if step < self.plan.total:
@@ -164,7 +172,7 @@ class _Run:
                 self.say(f"Continuing {self.folder} from step {restored[1]} of {self.plan.total}.")
             return restored
         if self.config.init_from:
-            source = pathlib.Path(self.config.init_from).expanduser()
+            source = absolute(self.config.init_from)
             learned = {"params": target.params, "model_state": target.model_state}
             other = Checkpoints(source / "checkpoints", say=self.say).restore_latest(learned, partial=True)
             if other is None:
@@ -200,10 +208,12 @@ class _Run:
                     unchecked = []
                 if log:
                     writer.scalars(now, "train", values)
+                    self.warnings.tell(now)
                     bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
                     writer.speed(now, (now - clock_step) / (time.monotonic() - clock))
                 if test:
                     self.test(state, now, writer)
+                    self.show(state, now, writer)
                 if save or stop:
                     self.save(now, parallel.to_host(state))
                 if stop and now < plan.total:
@@ -240,13 +250,22 @@ class _Run:
             bad_steps = np.flatnonzero(~np.all(list(finite.values()), axis=0))
             if bad_steps.size:
                 self.report_not_finite(first, int(bad_steps[0]), host, finite)
+            self.warnings.note(host)
             values = {name: float(np.mean(value, dtype=np.float64)) for name, value in host.items()}
         return values
 
     def report_not_finite(self, first: int, offset: int, host: dict[str, Any], finite: dict[str, Any]) -> None:
-        """Raises the sentence for a value that is not finite; terms come before the loss that is made of them."""
-        names = sorted(host, key=lambda name: (name.endswith("_norm"), name == "loss"))
-        name = next(name for name in names if not finite[name][offset])
+        """Raises the sentence for a value that is not finite; terms come before the loss that is made of them.
+
+        In a game what is not finite spreads to the players after the one who began it; they go by their names, which
+        is their order in that the critic and the discriminator have their turn before the generator.
+        """
+
+        def order(name: str) -> tuple[bool, str, bool, bool]:
+            player, _, term = name.rpartition("/")
+            return not player, player, term.endswith("_norm"), term == "loss"
+
+        name = next(name for name in sorted(host, key=order) if not finite[name][offset])
         self.checkpoints.wait()
         whole = self.checkpoints.steps()
         kept = f"The last good checkpoint is step {whole[-1]}" if whole else "There is no checkpoint yet"
@@ -257,25 +276,37 @@ class _Run:
         )
 
     def test(self, state: Any, step: int, writer: Writer) -> None:
-        """Evaluates on the test set and writes the numbers down."""
+        """Evaluates the state as it is, not settled, on the test set and writes the numbers down."""
         means = evaluate(self.eval_step, state, self.experiment.test_source, self.layout)
         writer.scalars(step, "test", self.experiment.report(means))
+
+    def show(self, state: Any, step: int, writer: Writer) -> None:
+        """Draws what the run looks like now, where the experiment says how."""
+        if self.is_main and self.experiment.frame is not None:
+            writer.frame(step, self.experiment.frame(self.settled(state)))
+
+    def settled(self, state: Any) -> Any:
+        """The state as it is shown and judged, on the host."""
+        return parallel.to_host(self.settle(parallel.to_host(state)))
 
     def finish(self, state: Any, step: int, writer: Writer) -> Outcome:
         """Judges the state on whole sets, draws the pictures and writes the card, which says that all is done."""
         self.checkpoints.wait()
-        host_state = parallel.to_host(state)
+        settled = self.settled(state)
         assessed: dict[str, float] = {}
         if self.experiment.assess is not None:
             self.say("All steps are made and saved; judging and drawing.")
             # Every process, so that none has left while another is still at it.
-            assessed = self.experiment.assess(host_state)
+            assessed = self.experiment.assess(settled)
         if not self.is_main:
             return Outcome(step, True, {}, [])
         results = self.last_results() | assessed
         replace_text(self.folder / "results.json", json.dumps({"step": step} | results, indent=2) + "\n")
-        paths = writer.pictures(step, self.experiment.pictures(host_state))
-        replace_text(self.folder / "README.md", card.run_card(self.config, self.folder, step, self.facts, results))
+        writer.pictures(step, self.experiment.pictures(settled))
+        writer.film(step)
+        paths = card.drawn(self.folder)
+        text = card.run_card(self.config, self.folder, step, self.facts, results, paths)
+        replace_text(self.folder / "README.md", text)
         return Outcome(step, True, results, paths)
 
     def final_results(self) -> dict[str, float]:
@@ -290,6 +321,31 @@ class _Run:
         """The newest test row of `metrics.jsonl`."""
         rows = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["split"] == "test"]
         return {k: v for k, v in rows[-1].items() if k not in ("step", "split")} if rows else {}
+
+
+class _Warnings:
+    """Says once what has gone wrong: the metrics whose last part begins with "warning_" are shares of steps."""
+
+    def __init__(self, texts: Mapping[str, str], say: Callable[[str], None]):
+        self.texts, self.say = texts, say
+        self.since_log: dict[str, list[np.ndarray]] = {}
+        self.said: set[str] = set()
+
+    def note(self, metrics: Mapping[str, np.ndarray]) -> None:
+        """Remembers the warnings among a call's metrics."""
+        for name, value in metrics.items():
+            if name.rpartition("/")[2].startswith("warning_"):
+                self.since_log.setdefault(name, []).append(value)
+
+    def tell(self, step: int) -> None:
+        """Says a sentence for every warning of more than half of the steps since the last call that has none yet."""
+        for name, values in self.since_log.items():
+            share = float(np.mean(np.concatenate(values)))
+            if share > 0.5 and name not in self.said:
+                self.said.add(name)
+                text = self.texts.get(name, f"true at {share:.0%} of the steps since the last logged one.")
+                self.say(f"Warning at step {step}: {name}: {text}")
+        self.since_log.clear()
 
 
 @contextlib.contextmanager

@@ -7,14 +7,17 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
 from gen_jax.contracts import UserError
-from gen_jax.files import replace_text
+from gen_jax.files import absolute, replace_text
+
+# What a run writes over, and what is therefore a stranger's where there is no config beside it.
+_WRITTEN = ("README.md", "checkpoints", "frames", "metrics.jsonl", "pictures", "provenance.json", "results.json")
 
 
 def open_workdir(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -27,9 +30,9 @@ def open_workdir(path: str | os.PathLike[str]) -> pathlib.Path:
       Its absolute path.
 
     Raises:
-      UserError: where it cannot be made or written.
+      UserError: where it cannot be named, made or written.
     """
-    workdir = pathlib.Path(path).expanduser().absolute()
+    workdir = absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".writable-{os.getpid()}"
@@ -76,7 +79,7 @@ def read_config_text(workdir: pathlib.Path) -> str | None:
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Writes the config into a new workdir, or checks that the workdir's is the same.
+    """Writes the config into a new workdir, or checks that the workdir's is the same but for what is free to change.
 
     Args:
       workdir: the folder.
@@ -87,23 +90,44 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     """
     text = read_config_text(workdir)
     if text is None:
-        there = [
-            name for name in ("README.md", "checkpoints", "metrics.jsonl", "pictures") if (workdir / name).exists()
-        ]
+        there = [name for name in _WRITTEN if (workdir / name).exists()]
         if there:
             raise UserError(
                 f"{workdir} is not empty ({', '.join(there)}) and has no config.json, so it is not a run's; give a new "
                 "folder by --workdir=..."
             )
+        write_config(workdir, config)
     else:
         check_experiment(workdir, text, config.experiment)
         # What lies there is read against the new config's keys: both are of the same experiment.
-        changed = config_lib.differences(config_lib.from_json(text, config), config, config_lib.FREE_TO_CHANGE)
+        changed = differences(workdir, config, config_lib.FREE_TO_CHANGE)
         if changed:
             raise UserError(
                 f"The workdir {workdir} holds a run with another config: {'; '.join(changed)}. Give the same values to "
                 "continue it, or another --workdir."
             )
+
+
+def differences(workdir: pathlib.Path, config: ConfigDict, ignore: Iterable[str] = ()) -> list[str]:
+    """The keys in which a workdir's config and another one of its experiment differ, as `config.differences` has it.
+
+    Args:
+      workdir: the folder.
+      config: the other one.
+      ignore: dotted keys that may differ.
+
+    Returns:
+      One text a key; none where the workdir has no config yet.
+
+    Raises:
+      UserError: where the workdir's cannot be read.
+    """
+    text = read_config_text(workdir)
+    return [] if text is None else config_lib.differences(config_lib.from_json(text, config), config, ignore)
+
+
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Records the config that the run is made with, as it starts or goes on."""
     replace_text(workdir / "config.json", config_lib.to_json(config))
 
 

@@ -8,18 +8,20 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import tqdm
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from gen_jax.contracts import Curves, Grid, Panels, Picture, Scatter
-from gen_jax.files import replace_text
+from gen_jax.contracts import Film, Picture, Still, UserError
+from gen_jax.files import BROKEN_IMAGE, replace_text
+from gen_jax.train import film
+from gen_jax.train.drawing import draw
 
-_MARGIN = 2  # Pixels between the images of a grid.
-_HEADER = 26  # Pixels above a grid, for the title.
+_FPS = 8.0  # Of the film of a training.
+_HOLD = 2.0  # Seconds for which its last frame is shown.
 
 
 class Writer:
@@ -29,16 +31,24 @@ class Writer:
     what the run computes, no times: a run that was interrupted leaves the same file as one that was not.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, enabled: bool = True):
-        """Opens the workdir's records at a step, dropping rows after it.
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        step: int,
+        enabled: bool = True,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        """Opens the workdir's records at a step, dropping rows and frames after it.
 
         Args:
           workdir: an existing folder.
           step: the step that the run continues from.
           enabled: whether this process writes at all.
+          say: prints one line for a person.
         """
         self._workdir = workdir
         self._enabled = enabled
+        self._say = say
         if not enabled:
             return
         # Imported here, as it imports PyTorch where that is installed.
@@ -51,6 +61,9 @@ class Writer:
         rows = [row for row in read_metrics(path) if row["step"] <= step]
         replace_text(path, "".join(_row_text(row) for row in rows))
         self._metrics = path.open("a")
+        for later, frame in self._frames().items():
+            if later > step:
+                frame.unlink()
         # Not SummaryWriter: its thread dies of a full disk, and its queue then blocks the run for good.
         self._events = EventsWriter(str(workdir / "events"), f".{os.getpid()}")
         if step:  # Hides what an earlier start wrote after the step.
@@ -78,19 +91,76 @@ class Writer:
     def pictures(self, step: int, pictures: Mapping[str, Picture]) -> list[pathlib.Path]:
         """Draws pictures to `pictures/<name>.png`, replacing older ones, and adds them to TensorBoard.
 
+        Of a `Film` there is `pictures/<name>.mp4` too; where it cannot be encoded, a sentence says so.
+
         Returns:
           The paths written.
         """
         if not self._enabled:
             return []
-        folder = self._workdir / "pictures"
-        folder.mkdir(exist_ok=True)
         paths = []
         for name, picture in pictures.items():
-            image = draw(picture)
-            paths.append(save_png(image, folder / f"{name}.png"))
-            self._event(step, summary=self._summary.image(name, np.asarray(image), dataformats="HWC"))
+            paths += self._picture(step, name, draw(picture))
+            if isinstance(picture, Film):
+                frames = film.same_size([draw(frame) for frame in picture.frames])
+                paths += self._video(name, frames, picture.fps)
         return paths
+
+    def frame(self, step: int, picture: Still) -> None:
+        """Draws what a run looks like at a step to `frames/<step>.png`, and adds it to TensorBoard."""
+        if not self._enabled:
+            return
+        folder = self._workdir / "frames"
+        folder.mkdir(exist_ok=True)
+        image = draw(picture)
+        save_png(image, folder / f"{step:08d}.png")
+        self._event(step, summary=self._summary.image("frame", np.asarray(image), dataformats="HWC"))
+
+    def film(self, total: int) -> list[pathlib.Path]:
+        """Makes `pictures/training.png` and `pictures/training.mp4` of all frames that there are.
+
+        A frame that cannot be read is left out, and a sentence says so.
+
+        Args:
+          total: how many steps the whole training has.
+
+        Returns:
+          The paths written; none where there are no such frames.
+        """
+        found = self._frames() if self._enabled else {}
+        frames = {step: path for step, path in found.items() if self._is_whole(path)}
+        if not frames:
+            return []
+        paths = self._picture(total, "training", film.training_strip(frames))
+        return paths + self._video("training", film.training_video(frames, total), _FPS, _HOLD)
+
+    def _frames(self) -> dict[int, pathlib.Path]:
+        """Where the frames lie, by step, ascending."""
+        paths = (self._workdir / "frames").glob("*.png")
+        return dict(sorted((int(path.stem), path) for path in paths if path.stem.isdecimal()))
+
+    def _is_whole(self, path: pathlib.Path) -> bool:
+        """Whether a picture can be read; says so where not."""
+        try:
+            with Image.open(path) as image:
+                image.load()
+        except BROKEN_IMAGE:
+            self._say(f"The frame {path} cannot be read; the film of the training goes without it.")
+            return False
+        return True
+
+    def _picture(self, step: int, name: str, image: Image.Image) -> list[pathlib.Path]:
+        folder = self._workdir / "pictures"
+        folder.mkdir(exist_ok=True)
+        self._event(step, summary=self._summary.image(name, np.asarray(image), dataformats="HWC"))
+        return [save_png(image, folder / f"{name}.png")]
+
+    def _video(self, name: str, frames: Iterable[Image.Image], fps: float, hold: float = 0.0) -> list[pathlib.Path]:
+        try:
+            return [film.write_video(frames, self._workdir / "pictures" / f"{name}.mp4", fps, hold=hold)]
+        except UserError as error:  # The run and its pictures are worth more than a video of them.
+            self._say(str(error))
+            return []
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -125,101 +195,12 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 def save_png(image: Image.Image, path: pathlib.Path) -> pathlib.Path:
     """Saves a picture whole or not at all, and returns its path."""
     beside = path.with_name(path.name + ".tmp")
-    image.save(beside, format="png")
+    with beside.open("wb") as file:
+        image.save(file, format="png")
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
     return path
-
-
-def draw(picture: Picture) -> Image.Image:
-    """Draws a picture.
-
-    Args:
-      picture: a `Grid`, a `Scatter`, `Curves` or `Panels` of them.
-
-    Returns:
-      An RGB image with the title in it.
-    """
-    if isinstance(picture, Panels):
-        return _beside([draw(panel) for panel in picture.panels])
-    if isinstance(picture, Grid):
-        return _draw_grid(picture)
-    return _draw_scatter(picture) if isinstance(picture, Scatter) else _draw_curves(picture)
-
-
-def _beside(images: list[Image.Image]) -> Image.Image:
-    gap = 12
-    width = sum(image.width for image in images) + gap * (len(images) - 1)
-    canvas = Image.new("RGB", (width, max(image.height for image in images)), "white")
-    left = 0
-    for image in images:
-        canvas.paste(image, (left, 0))
-        left += image.width + gap
-    return canvas
-
-
-def _draw_grid(grid: Grid) -> Image.Image:
-    images = np.asarray(grid.images)
-    rows, columns, height, width, channels = images.shape
-    zoom = max(1, round(56 / max(height, width)))  # Small images are shown at about 56 pixels, in whole multiples.
-    levels = np.round(np.clip(images, 0.0, 1.0) * 255).astype(np.uint8)
-    levels = np.broadcast_to(levels, (rows, columns, height, width, 3)) if channels == 1 else levels
-    levels = levels.repeat(zoom, axis=2).repeat(zoom, axis=3)
-
-    font = ImageFont.load_default(14)
-    label_width = max((int(font.getlength(label)) + 10 for label in grid.row_labels), default=0)
-    cell_height, cell_width = height * zoom + _MARGIN, width * zoom + _MARGIN
-    full_width = max(label_width + columns * cell_width + _MARGIN, int(font.getlength(grid.title)) + 16)
-    canvas = Image.new("RGB", (full_width, _HEADER + rows * cell_height + _MARGIN), "white")
-    pen = ImageDraw.Draw(canvas)
-    pen.text((6, 5), grid.title, fill="black", font=font)
-    for r in range(rows):
-        top = _HEADER + r * cell_height + _MARGIN
-        if grid.row_labels:
-            pen.text((5, top + cell_height // 2), grid.row_labels[r], fill="black", font=font, anchor="lm")
-        for c in range(columns):
-            canvas.paste(Image.fromarray(levels[r, c]), (label_width + c * cell_width + _MARGIN, top))
-    return canvas
-
-
-@contextlib.contextmanager
-def _figure(title: str, axes_names: tuple[str, str]) -> Iterator[tuple[Any, list[Image.Image]]]:
-    """A matplotlib figure to draw in, without any display; the picture is in the list once it is drawn."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 6), dpi=110)
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set_title(title)
-    axes.set_xlabel(axes_names[0])
-    axes.set_ylabel(axes_names[1])
-    drawn: list[Image.Image] = []
-    yield axes, drawn
-    figure.tight_layout()
-    canvas.draw()
-    drawn.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
-
-
-def _draw_scatter(scatter: Scatter) -> Image.Image:
-    with _figure(scatter.title, scatter.axes) as (axes, drawn):
-        classes = np.unique(scatter.labels)
-        colours = np.searchsorted(classes, scatter.labels)
-        x, y = scatter.points.T
-        points = axes.scatter(x, y, c=colours, cmap="tab10", s=6, vmin=0, vmax=9)
-        if 1 < len(classes) <= 10:
-            handles, _ = points.legend_elements(num=list(range(len(classes))))
-            axes.legend(handles, [str(c) for c in classes], title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
-        axes.set_aspect("equal", adjustable="datalim")
-    return drawn[0]
-
-
-def _draw_curves(curves: Curves) -> Image.Image:
-    with _figure(curves.title, curves.axes) as (axes, drawn):
-        for name, (x, y) in curves.lines.items():
-            axes.plot(x, y, label=name)
-        axes.set_yscale("log" if curves.log_y else "linear")
-        axes.legend()
-    return drawn[0]
 
 
 def _row_text(row: Mapping[str, Any]) -> str:

@@ -12,11 +12,11 @@ import pytest
 
 from gen_jax import rng, run
 from gen_jax.checkpoint import to_arrays
-from gen_jax.contracts import Grid, UserError
+from gen_jax.contracts import Film, Grid, UserError
 from gen_jax.run import Run
+from gen_jax.train.drawing import draw
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.parallel import Layout, to_host
-from gen_jax.train.writer import draw
 
 NAMES = run.experiment_names()
 
@@ -105,20 +105,34 @@ def test_without_jit_the_step_does_the_same(name):
     chex.assert_trees_all_close(to_host(plain).params, compiled.params, rtol=0, atol=1e-5)
 
 
+def is_game(experiment) -> bool:
+    """Whether there are several players: each has its own parameters and its own optimiser."""
+    state = jax.eval_shape(experiment.init, rng.root(0))
+    return isinstance(state.opt_state, dict) and state.opt_state.keys() == state.params.keys()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
     layout = Layout("jit", jax.devices()[:1])
     step = layout.wrap_train(experiment.train_step, experiment.steps_per_call)
+    start = experiment.init(rng.root(0))
     state, batch = (
-        layout.put_state(experiment.init(rng.root(0))),
+        layout.put_state(start),
         layout.put_batch(call_batch(experiment, 0), experiment.steps_per_call),
     )
     losses = []
     for _ in range(60):
         state, metrics = step(state, batch)
+        assert all(np.isfinite(value).all() for value in metrics.values())
         losses.append(float(np.mean(metrics["loss"])))
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:1]), losses
+    if is_game(experiment):  # What one player wins the other may lose: no loss must fall, but all of them play.
+        for player, params in state.params.items():
+            moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), params, start.params[player])
+            assert max(jax.tree.leaves(moved)) > 1e-4, player
+            assert f"{player}/loss" in metrics
+    else:
+        assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:1]), losses
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,7 +155,10 @@ def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     loaded = Run(tmp_path, config_of(name), to_host(experiment.init(rng.root(0))), experiment)
     many = loaded.sample(seed=3, num=40)
     assert many.shape[0] == 40
-    assert many.min() >= 0 and many.max() <= 1
+    if many.ndim == 4:
+        assert many.min() >= 0 and many.max() <= 1, "images"
+    else:
+        assert many.shape == (40, 2) and np.isfinite(many).all(), "points"
     assert np.array_equal(loaded.sample(seed=3, num=7), many[:7])
     assert np.array_equal(loaded.sample(seed=3, num=40, batch_size=1), many)
     assert np.array_equal(loaded.sample(seed=3, num=40, batch_size=1000), many)
@@ -169,7 +186,7 @@ def test_a_run_whose_data_are_gone_still_samples(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     experiment = experiment_of(name)
-    state = to_host(experiment.init(rng.root(0)))
+    state = to_host(jax.jit(experiment.settle)(experiment.init(rng.root(0))))
     first, second = experiment.pictures(state), experiment.pictures(state)
     assert first.keys() == second.keys() and first
     for key, picture in first.items():
@@ -178,6 +195,34 @@ def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
         assert image.ndim == 3 and image.std() > 0
         if isinstance(picture, Grid):
             assert np.array_equal(picture.images, second[key].images)
+        if isinstance(picture, Film):
+            assert len({draw(frame).size for frame in picture.frames}) == 1, "a film's frames are of one size"
+    assert "training" not in first, "that is the name of the film of the frames"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
+    experiment = experiment_of(name)
+    if experiment.frame is None:
+        return
+    trained, _, _ = train_calls(experiment, Layout("jit", jax.devices()[:1]), 3)
+    settle = jax.jit(experiment.settle)
+    early, late = (to_host(settle(state)) for state in (experiment.init(rng.root(0)), trained))
+    one, two, other = (np.asarray(draw(experiment.frame(state))) for state in (early, early, late))
+    assert np.array_equal(one, two) and one.std() > 0
+    assert one.shape == other.shape and not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settling_keeps_what_was_trained_and_every_warning_is_a_metric(name):
+    experiment = experiment_of(name)
+    trained, metrics, _ = train_calls(experiment, Layout("jit", jax.devices()[:1]), 1)
+    settled = to_host(jax.jit(experiment.settle)(trained))
+    assert jax.tree.structure(settled) == jax.tree.structure(trained)
+    chex.assert_trees_all_equal((settled.step, settled.params), (trained.step, trained.params))
+    warned = {key for key in metrics if key.rpartition("/")[2].startswith("warning_")}
+    assert experiment.warnings.keys() == warned, "a sentence for each"
+    assert all(np.all((metrics[key] >= 0) & (metrics[key] <= 1)) for key in warned)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -67,8 +67,12 @@ def test_resume_across_numbers_of_devices(name, before, after, tmp_path, monkeyp
     assert step == other_step == whole.step
     if before == after:
         chex.assert_trees_all_equal(one, other)
-        for path in ("metrics.jsonl", *(f"pictures/{p.name}" for p in (tmp_path / "whole/pictures").glob("*.png"))):
-            assert (tmp_path / "whole" / path).read_bytes() == (tmp_path / "broken" / path).read_bytes(), path
+        for files in ("metrics.jsonl", "pictures/*", "frames/*"):
+            written = [sorted((tmp_path / run).glob(files)) for run in ("whole", "broken")]
+            assert [p.name for p in written[0]] == [p.name for p in written[1]]
+            for one_file, other_file in zip(*written, strict=True):
+                assert one_file.read_bytes() == other_file.read_bytes(), one_file
+        assert bool(list((tmp_path / "whole").glob("frames/*"))) == (experiment.frame is not None)
     else:
         # Sums over eight parts are added in another order than over one: close, not equal.
         for key in one:

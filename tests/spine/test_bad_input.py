@@ -354,10 +354,30 @@ def test_files_that_are_not_what_they_should_be_are_no_traceback(copied):
     assert "cannot be read as text" in sentence(f"--workdir={copied}")
 
 
-def test_somebody_elses_folder_is_left_alone(tmp_path):
-    (tmp_path / "README.md").write_text("mine")
-    assert "is not empty (README.md)" in sentence(f"--workdir={tmp_path}")
-    assert (tmp_path / "README.md").read_text() == "mine"
+@pytest.mark.parametrize("name", ["README.md", "frames/00000007.png", "results.json", "provenance.json"])
+def test_somebody_elses_folder_is_left_alone(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    assert f"is not empty ({name.partition('/')[0]})" in sentence(f"--workdir={tmp_path}")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_finished_run_keeps_its_config_and_says_what_has_no_effect(copied):
+    before = {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()}
+    config, said = tiny(), []
+    config.train.keep_checkpoints += 3
+    outcome = loop.train(vae.build(config), config, copied, say=said.append, show_progress=False)
+    assert outcome.finished and "This run is finished" in said[0]
+    assert "train.keep_checkpoints (3 -> 6)" in said[1] and "--mode=eval" in said[1]
+    assert {p: p.read_bytes() for p in copied.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_that_goes_on_records_what_changed(copied):
+    config = tiny()
+    config.train.keep_checkpoints += 3
+    (copied / "README.md").unlink()  # So that the run is not finished.
+    loop.train(vae.build(config), config, copied, say=lambda line: None, show_progress=False)
+    assert json.loads((copied / "config.json").read_text())["train"]["keep_checkpoints"] == 6
 
 
 @pytest.mark.parametrize(

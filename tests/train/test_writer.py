@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 
 from gen_jax.contracts import Curves, Grid, Panels, Scatter
 from gen_jax.files import replace_text
-from gen_jax.train.writer import Writer, draw, read_metrics
+from gen_jax.train.drawing import draw
+from gen_jax.train.writer import Writer, read_metrics
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -36,6 +39,17 @@ def test_a_scatter_is_drawn():
     assert picture.shape[2] == 3 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
 
 
+def test_more_than_ten_classes_share_the_colours_of_ten():
+    modes = np.repeat(np.arange(25), 20)
+    points = np.stack([modes % 5, modes // 5], axis=1) + 0.2 * np.random.default_rng(0).normal(size=(500, 2))
+    image = np.asarray(draw(Scatter("A grid", points, modes)))
+    assert np.array_equal(image, np.asarray(draw(Scatter("A grid", points, 3 * modes - 7)))), "only their order counts"
+    ten = np.round(255 * np.array(matplotlib.colormaps["tab10"].colors)).astype(int)
+    shown = [np.count_nonzero((image == colour).all(axis=-1)) for colour in ten]
+    # Of the 25 modes each of the first five colours has three, each of the others two.
+    assert min(shown) > 0 and max(shown) < 2 * min(shown)
+
+
 def test_a_run_that_goes_on_drops_the_rows_after_its_step_and_a_line_cut_short(tmp_path):
     writer = Writer(tmp_path, 0)
     for step in (10, 20, 30):
@@ -48,8 +62,33 @@ def test_a_run_that_goes_on_drops_the_rows_after_its_step_and_a_line_cut_short(t
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20]
 
 
+def test_a_run_that_goes_on_drops_the_frames_after_its_step(tmp_path):
+    writer = Writer(tmp_path, 0)
+    for step in (0, 10, 20, 30):
+        writer.frame(step, Grid(str(step), np.full((1, 1, 8, 8, 1), step / 30)))
+    writer.close()
+    assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == [f"{s:08d}.png" for s in (0, 10, 20, 30)]
+    (tmp_path / "frames/notes.txt").write_text("mine")
+    (tmp_path / "frames/00000005.png.tmp").write_text("cut short")
+    writer = Writer(tmp_path, 20)
+    assert sorted(p.name for p in (tmp_path / "frames").glob("*.png")) == [f"{s:08d}.png" for s in (0, 10, 20)]
+    paths = writer.film(30)
+    writer.close()
+    assert [p.name for p in paths] == ["training.png", "training.mp4"]
+    levels = {round(level * 255) for level in (0, 10 / 30, 20 / 30)}
+    assert levels <= set(np.unique(np.asarray(Image.open(paths[0]))).tolist())
+
+
+def test_where_there_are_no_frames_there_is_no_film(tmp_path):
+    writer = Writer(tmp_path, 0)
+    assert writer.film(10) == [] and not (tmp_path / "pictures").exists()
+    writer.close()
+
+
 def test_other_processes_write_nothing(tmp_path):
     writer = Writer(tmp_path, 0, enabled=False)
+    writer.frame(1, Grid("t", np.zeros((1, 1, 8, 8, 1))))
+    assert writer.film(1) == []
     writer.scalars(1, "train", {"loss": 1.0})
     assert writer.pictures(1, {"x": Grid("t", np.zeros((1, 1, 8, 8, 1)))}) == []
     writer.close()
