@@ -49,6 +49,7 @@ def make_optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    eps_root: float = 0.0,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
 ) -> optax.GradientTransformation:
@@ -60,6 +61,8 @@ def make_optimizer(
       b1: decay of Adam's first moment.
       b2: decay of Adam's second moment.
       eps: Adam's ε.
+      eps_root: added to Adam's second moment under the root; with 1e-16 its updates can be differentiated at a gradient
+        of 0, which an unrolled game does, and are else the same.
       weight_decay: of AdamW.
       momentum: of SGD; 0 for none.
 
@@ -70,9 +73,9 @@ def make_optimizer(
       ValueError: where the name is another one.
     """
     if name == "adam":
-        return optax.adam(schedule, b1, b2, eps)
+        return optax.adam(schedule, b1, b2, eps, eps_root)
     if name == "adamw":
-        return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay)
+        return optax.adamw(schedule, b1, b2, eps, eps_root, weight_decay=weight_decay)
     if name == "adagrad":
         return optax.adagrad(schedule, initial_accumulator_value=0.0, eps=eps)
     if name == "sgd":
@@ -80,12 +83,17 @@ def make_optimizer(
     raise ValueError(f"'{name}' is not an optimiser; expected adam, adamw, adagrad or sgd.")
 
 
-def step_options(config: ConfigDict, num_examples: int) -> dict[str, Any]:
+def step_options(
+    config: ConfigDict, num_examples: int, *, updates: int = 1, rate: float = 1.0, eps_root: float = 0.0
+) -> dict[str, Any]:
     """What `make_train_step` takes besides the objective, as a config asks for it.
 
     Args:
       config: with the sections of `config.base_config`.
       num_examples: examples an epoch, for durations.
+      updates: how many updates the optimiser makes in a step, for a player that has several in a round.
+      rate: the learning rate by the config's.
+      eps_root: as in `make_optimizer`.
 
     Returns:
       `tx`, `clip_norm`, `ema`, `compute_dtype` and `steps_per_call`.
@@ -95,8 +103,8 @@ def step_options(config: ConfigDict, num_examples: int) -> dict[str, Any]:
     def steps(duration: str) -> int:
         return config_lib.steps_in(duration, train.batch_size, num_examples)
 
-    num_steps = config_lib.interval(train.duration, config, num_examples)
-    schedule = make_schedule(optim.schedule, optim.learning_rate, steps(optim.warmup), num_steps)
+    num_updates = updates * config_lib.interval(train.duration, config, num_examples)
+    schedule = make_schedule(optim.schedule, rate * optim.learning_rate, updates * steps(optim.warmup), num_updates)
     options = {key: optim[key] for key in ("b1", "b2", "eps", "weight_decay", "momentum")}
     ema = None
     if train.ema_half_life:
@@ -104,7 +112,7 @@ def step_options(config: ConfigDict, num_examples: int) -> dict[str, Any]:
     elif train.ema_decay:
         ema = Ema(decay=train.ema_decay, ramp_up=train.ema_ramp_up)
     return {
-        "tx": make_optimizer(optim.name, schedule, **options),
+        "tx": make_optimizer(optim.name, schedule, eps_root=eps_root, **options),
         "clip_norm": optim.clip_norm,
         "ema": ema,
         "compute_dtype": jnp.dtype(train.precision),
