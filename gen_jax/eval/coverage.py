@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from gen_jax.contracts import UserError
-from gen_jax.eval import vectors
+from gen_jax.eval import bootstrap, vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +114,60 @@ def expected_coverage(num_real: int, num_fake: int, num_neighbours: int) -> floa
     """
     _check_neighbours(num_neighbours, num_real)
     return 1 - math.prod((num_real - i) / (num_real + num_fake - i) for i in range(1, num_neighbours + 1))
+
+
+def neighbour_intervals(
+    real: np.ndarray,
+    fake: np.ndarray,
+    *,
+    seed: int,
+    num_neighbours: tuple[int, int] = (3, 5),
+    num_resamples: int = 50,
+    level: float = 0.95,
+) -> dict[str, bootstrap.Interval]:
+    """Precision, recall, density and coverage with their intervals, by `bootstrap.half_sample_interval`.
+
+    All depend on how many examples there are: compare them with numbers of as many only. The distances are measured
+    once, and held: give some thousands of examples, not tens of thousands.
+
+    Args:
+      real: [N, d], the features of data, finite.
+      fake: [M, d], those of samples, finite.
+      seed: of the halves.
+      num_neighbours: k of `precision_recall` and of `density_coverage`, below min(N, M)/2.
+      num_resamples: as in `bootstrap.half_sample_interval`.
+      level: as there.
+
+    Returns:
+      `precision`, `recall`, `density` and `coverage`. An interval's ends may lie outside [0, 1].
+
+    Raises:
+      UserError: the features or numbers are not as above.
+    """
+    real, fake = vectors.checked_pair("real features", real, "generated features", fake)
+    for k in num_neighbours:
+        _check_neighbours(k, min(len(real), len(fake)) // 2)
+    pairs = ((real, real), (fake, fake), (real, fake))
+    within_real, within_fake, across = (
+        np.concatenate([block for _, block in vectors.squared_distances(*pair)]) for pair in pairs
+    )
+    k, k_dense = num_neighbours
+
+    def measures(rows: np.ndarray, columns: np.ndarray) -> dict[str, float]:
+        radii = np.partition(within_real[np.ix_(rows, rows)], sorted({k, k_dense}), axis=1)
+        fake_radii = np.partition(within_fake[np.ix_(columns, columns)], k, axis=1)[:, k]
+        distances = across[np.ix_(rows, columns)]
+        dense = distances <= radii[:, k_dense, None]
+        return {
+            "precision": float((distances <= radii[:, k, None]).any(axis=0).mean()),
+            "recall": float((distances <= fake_radii).any(axis=1).mean()),
+            "density": float(dense.sum() / (k_dense * len(columns))),
+            "coverage": float(dense.any(axis=1).mean()),
+        }
+
+    return bootstrap.half_sample_intervals(
+        measures, np.arange(len(real)), np.arange(len(fake)), seed=seed, num_resamples=num_resamples, level=level
+    )
 
 
 def _check_neighbours(num_neighbours: int, num: int) -> None:

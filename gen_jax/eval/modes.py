@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from gen_jax.contracts import UserError
-from gen_jax.eval import vectors
+from gen_jax.eval import bootstrap, vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +62,71 @@ def mode_coverage(
     Raises:
       UserError: the samples, centres or numbers are not as above.
     """
+    nearest, within = _assign(samples, centres, radius, min_count)
+    return _coverage_of(nearest, within, min_count, _checked_weights(weights, len(centres)))
+
+
+def mode_coverage_numbers(
+    samples: np.ndarray,
+    centres: np.ndarray,
+    radius: float,
+    *,
+    seed: int,
+    min_count: int = 20,
+    weights: np.ndarray | None = None,
+    num_resamples: int = 200,
+    level: float = 0.95,
+) -> dict[str, float]:
+    """`mode_coverage` as numbers with intervals over other samples of as many.
+
+    The fraction of high quality has a `bootstrap.share_interval`. The modes covered are of counts of as many samples,
+    so theirs is a `bootstrap.interval`. The divergence of a resample has the bias of its draw on top of the samples'
+    own, so its interval is `bootstrap.half_sample_interval`, of which nothing is below 0.
+
+    Args:
+      samples: as in `mode_coverage`, N ≥ 4.
+      centres: as there.
+      radius: as there.
+      seed: of the resamples.
+      min_count: as there.
+      weights: as there.
+      num_resamples: as in `bootstrap.interval`, for the latter two.
+      level: of the intervals, in (0, 1).
+
+    Returns:
+      `modes_covered`, `high_quality` and `reverse_kl_nats`, and each of them with `_low` and `_high`.
+
+    Raises:
+      UserError: the samples, centres or numbers are not as above.
+    """
+    nearest, within = _assign(samples, centres, radius, min_count)
+    expected = _checked_weights(weights, len(centres))
+    options: dict[str, Any] = {"seed": seed, "num_resamples": num_resamples, "level": level}
+
+    def covered(rows: np.ndarray) -> float:
+        return _coverage_of(nearest[rows], within[rows], min_count, expected).covered
+
+    def divergence(drawn: np.ndarray) -> float:
+        return _kl(np.bincount(drawn, minlength=len(expected)) / len(drawn), expected)
+
+    found = {
+        "modes_covered": bootstrap.interval(covered, np.arange(len(nearest)), **options),
+        "high_quality": bootstrap.share_interval(int(within.sum()), len(within), level=level),
+        "reverse_kl_nats": bootstrap.from_zero(bootstrap.half_sample_interval(divergence, nearest, **options)),
+    }
+    return {
+        f"{name}{end}": value
+        for name, interval in found.items()
+        for end, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high))
+    }
+
+
+def _assign(samples: np.ndarray, centres: np.ndarray, radius: float, min_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """[N] the nearest centre of each sample, and [N] whether it is within the radius of it."""
     from scipy.spatial import KDTree  # Takes long to import: only who looks for modes waits for it.
 
     samples, centres = vectors.checked_pair("samples", samples, "centres", centres)
-    num_modes = len(centres)
-    if len(np.unique(centres, axis=0)) < num_modes:
+    if len(np.unique(centres, axis=0)) < len(centres):
         raise UserError(
             "Two centres are equal, so no sample tells their modes apart; give different ones, as for instance angles"
             " of a ring with `endpoint=False`."
@@ -75,14 +136,18 @@ def mode_coverage(
             f"No mode can be covered by radius={radius} and min_count={min_count}; give a radius above 0 and a count of"
             " at least 1."
         )
-    expected = _checked_weights(weights, num_modes)
     distances, nearest = KDTree(centres).query(samples)
-    assigned = np.bincount(nearest, minlength=num_modes)
-    counts = np.bincount(nearest[distances <= radius], minlength=num_modes)
+    return nearest, distances <= radius
+
+
+def _coverage_of(nearest: np.ndarray, within: np.ndarray, min_count: int, expected: np.ndarray) -> ModeCoverage:
+    """What follows from where samples are assigned, for modes of the weights `expected`."""
+    assigned = np.bincount(nearest, minlength=len(expected))
+    counts = np.bincount(nearest[within], minlength=len(expected))
     return ModeCoverage(
         covered=int(np.count_nonzero(counts >= min_count)),
-        high_quality=float(counts.sum() / len(samples)),
-        reverse_kl=_kl(assigned / len(samples), expected),
+        high_quality=float(counts.sum() / len(nearest)),
+        reverse_kl=_kl(assigned / len(nearest), expected),
         counts=counts,
         assigned=assigned,
     )

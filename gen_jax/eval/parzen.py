@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gen_jax.contracts import UserError
-from gen_jax.eval import vectors
+from gen_jax.eval import bootstrap, vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +19,16 @@ class ParzenLikelihood:
     Attributes:
       log_likelihood: in nats an example, the mean over the test set.
       standard_error: of that mean, over the test set alone: other samples would move it too.
+      low: the lower end of the bootstrap interval of 95 % of that mean, over the test set alone.
+      high: its upper end.
       sigma: the width, as chosen.
       at_edge: whether that is the first or last width of several, so that one outside the grid may be better still.
     """
 
     log_likelihood: float
     standard_error: float
+    low: float
+    high: float
     sigma: float
     at_edge: bool
 
@@ -51,7 +55,7 @@ def log_density(samples: np.ndarray, points: np.ndarray, sigma: float) -> np.nda
 
 
 def parzen_log_likelihood(
-    samples: np.ndarray, validation: np.ndarray, test: np.ndarray, sigmas: Sequence[float]
+    samples: np.ndarray, validation: np.ndarray, test: np.ndarray, sigmas: Sequence[float], *, seed: int = 0
 ) -> ParzenLikelihood:
     """The mean log-density of a test set, of the width that gives the validation set the greatest.
 
@@ -66,6 +70,7 @@ def parzen_log_likelihood(
       validation: [V, d] data to choose the width by, finite.
       test: [M, d] other data, finite, M ≥ 2.
       sigmas: the widths to choose from, > 0; of equals the smallest.
+      seed: of the resamples that the interval comes from.
 
     Returns:
       The log-likelihood and how it came about.
@@ -79,8 +84,9 @@ def parzen_log_likelihood(
     sigma = float(widths[int(means.argmax())])
     found = _log_densities(samples, "test examples", test, (sigma,))[0]
     error = found.std(ddof=1) / math.sqrt(len(found))
+    interval = bootstrap.interval(np.mean, found, seed=seed)
     at_edge = len(widths) > 1 and sigma in (widths[0], widths[-1])
-    return ParzenLikelihood(float(found.mean()), float(error), sigma, at_edge)
+    return ParzenLikelihood(interval.value, float(error), interval.low, interval.high, sigma, at_edge)
 
 
 def _log_densities(samples: np.ndarray, name: str, points: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:

@@ -89,6 +89,33 @@ def test_same_seed_same_interval():
     assert bootstrap.interval(np.median, sample, seed=8) != first
 
 
+@pytest.mark.parametrize(("count", "total"), [(0, 480), (480, 480), (1, 1), (0, 1), (3, 10), (887, 1000)])
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_the_interval_of_a_share_is_wilsons(count: int, total: int, level: float):
+    """The ends are scipy's, hold the share, and leave room for doubt where all or none are counted."""
+    found = bootstrap.share_interval(count, total, level=level)
+    expected = scipy.stats.binomtest(count, total).proportion_ci(level, method="wilson")
+    assert found.value == count / total
+    np.testing.assert_allclose([found.low, found.high], expected, atol=1e-12)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.high - found.low > 0.3 / total
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "level"), [(-1, 5, 0.9), (6, 5, 0.9), (0, 0, 0.9), (1, 5, 1.0), (1, 5, 0.0), (1, 5, 95)]
+)
+def test_what_is_no_share_is_refused(count: int, total: int, level: float):
+    """What has no share is refused by a sentence that says what is needed."""
+    with pytest.raises(UserError, match=f"count={count}, total={total} and level={level}"):
+        bootstrap.share_interval(count, total, level=level)
+
+
+def test_nothing_below_zero_is_cut_off_alone():
+    """Ends below 0 become 0; the value and other ends stay."""
+    assert bootstrap.from_zero(bootstrap.Interval(0.25, -0.5, 1.0)) == bootstrap.Interval(0.25, 0.0, 1.0)
+    assert bootstrap.from_zero(bootstrap.Interval(0.25, 0.125, 1.0)) == bootstrap.Interval(0.25, 0.125, 1.0)
+
+
 @pytest.mark.parametrize(
     ("samples", "options", "sentence"),
     [

@@ -124,3 +124,52 @@ def test_diverged_samples_are_refused():
     """Samples that are not finite are no samples of poor quality but an error."""
     with pytest.raises(UserError, match="samples are not all finite"):
         modes.mode_coverage(np.array([[0.0, np.nan]]), ring(), 0.06)
+
+
+def test_numbers_are_those_of_the_coverage_with_intervals():
+    """The values are `mode_coverage`'s, and the fraction's interval is a binomial's of as many samples."""
+    centres = ring()
+    some = centres[[0, 1, 2, 4]]
+    samples = np.concatenate([perfect(some, 1500, seed=0), 5 + np.random.default_rng(1).random((500, 2))])
+    found = modes.mode_coverage_numbers(samples, centres, 3 * STD, seed=0, num_resamples=1000)
+    plain = modes.mode_coverage(samples, centres, 3 * STD)
+    assert found["modes_covered"] == plain.covered == 4
+    assert found["high_quality"] == pytest.approx(plain.high_quality)
+    assert found["reverse_kl_nats"] == pytest.approx(plain.reverse_kl)
+    deviation = np.sqrt(plain.high_quality * (1 - plain.high_quality) / 2000)
+    assert found["high_quality_high"] - found["high_quality_low"] == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+    assert found["modes_covered_low"] == found["modes_covered_high"] == 4
+    assert len(found) == 9
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_where_all_or_no_samples_are_good_there_is_still_doubt(scale: float):
+    """Of 480 samples on the centres, or beside them, the other end is z²/(480 + z²) away; no divergence is below 0."""
+    found = modes.mode_coverage_numbers(np.repeat(scale * ring(), 60, axis=0), ring(), 3 * STD, seed=0)
+    good, doubt = float(scale == 1), 1.96**2 / (480 + 1.96**2)
+    assert found["high_quality"] == good
+    assert found["high_quality_low"] == pytest.approx(good * (1 - doubt), abs=1e-5)
+    assert found["high_quality_high"] == pytest.approx(good + (1 - good) * doubt, abs=1e-5)
+    assert found["reverse_kl_nats"] == pytest.approx(0, abs=1e-12)
+    assert found["reverse_kl_nats_low"] == 0 < found["reverse_kl_nats_high"]
+
+
+def test_the_modes_covered_vary_where_the_counts_are_near_the_least():
+    """A mode of 20 samples, the least there may be, is covered by about half of the resamples."""
+    centres = ring(2)
+    samples = np.concatenate([np.repeat(centres[:1], 980, axis=0), np.repeat(centres[1:], 20, axis=0)])
+    found = modes.mode_coverage_numbers(samples, centres, 3 * STD, seed=0)
+    assert (found["modes_covered_low"], found["modes_covered"], found["modes_covered_high"]) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("shares", [25 * [0.04], [0.9, 0.1]])
+def test_the_divergences_interval_holds_its_expectation(shares: list[float]):
+    """Of 200 sets of samples 95 % of the intervals hold the mean divergence, within 4 standard errors, or more."""
+    centres, random = ring(len(shares)), np.random.default_rng(0)
+    found = [
+        modes.mode_coverage_numbers(random.choice(centres, 300, p=shares), centres, STD, seed=i, num_resamples=50)
+        for i in range(200)
+    ]
+    mean = np.mean([one["reverse_kl_nats"] for one in found])
+    held = np.mean([one["reverse_kl_nats_low"] <= mean <= one["reverse_kl_nats_high"] for one in found])
+    assert held > 0.95 - 4 * np.sqrt(0.95 * 0.05 / 200)

@@ -147,3 +147,14 @@ def test_unusable_examples_are_refused(samples, validation, test, sigmas, senten
     """What has no Parzen likelihood is refused by a sentence that says why."""
     with pytest.raises(UserError, match=sentence):
         parzen.parzen_log_likelihood(samples, validation, test, sigmas)
+
+
+def test_the_interval_is_students_about_the_mean():
+    """The ends are the mean ∓ 1.96 standard errors to the noise of the resamples, and the seed decides them."""
+    random = np.random.default_rng(0)
+    sets = [random.standard_normal((400, 2)) for _ in range(3)]
+    found = parzen.parzen_log_likelihood(*sets, [0.3, 0.5], seed=1)
+    ends = np.array([found.low, found.high]) - found.log_likelihood
+    np.testing.assert_allclose(ends, found.standard_error * np.array([-1.96, 1.96]), rtol=0.2)
+    assert parzen.parzen_log_likelihood(*sets, [0.3, 0.5], seed=1) == found
+    assert parzen.parzen_log_likelihood(*sets, [0.3, 0.5], seed=2).low != found.low
