@@ -28,7 +28,8 @@ Symbols:
 Differences from the papers:
   * Every loss is minimised, so values that a paper has the discriminator maximise have the other sign here.
   * Penalties come without their weights: λ of the gradient penalty, and γ/2 of R₁, are the caller's to multiply by.
-  * The gradient penalty takes a critic of one example and is mapped, so that no example can reach another's penalty.
+  * The penalties are of one example; an objective takes those of a batch at once, and refuses a discriminator in which
+    one example reaches another.
 """
 
 from gen_jax.families.gan.losses import (

@@ -198,8 +198,33 @@ def gradient_penalty(critic: Callable[[Array], Array], key: Key, real: Array, fa
         raise ValueError(f"The real example has the shape {real.shape} and the fake one {fake.shape}; they must agree.")
     if not (jnp.issubdtype(real.dtype, jnp.floating) and jnp.issubdtype(fake.dtype, jnp.floating)):
         raise ValueError(f"The examples are of {real.dtype} and {fake.dtype}; scale both to floating-point numbers.")
+    return distance_from_slope_one(jax.grad(critic)(between(key, real, fake)))
+
+
+def between(key: Key, real: Array, fake: Array) -> Array:
+    """A point at random on the line from a fake example to a real one: x̂ = ε x + (1 − ε) x̃,  ε ~ U[0, 1].
+
+    Args:
+      key: this example's key at this update.
+      real: [...] x, floating-point.
+      fake: [...] x̃, the shape of `real`.
+
+    Returns:
+      [...] x̂; one ε for all of the example.
+    """
     epsilon = jax.random.uniform(key, dtype=jnp.result_type(real, fake))
-    gradient = jax.grad(critic)(epsilon * real + (1 - epsilon) * fake)
+    return epsilon * real + (1 - epsilon) * fake
+
+
+def distance_from_slope_one(gradient: Array) -> Array:
+    """The penalty of a gradient: (‖g‖₂ − 1)².
+
+    Args:
+      gradient: [...] g, of a critic at one example.
+
+    Returns:
+      []. Where g is exactly 0 it is 1, and its own gradient is 0.
+    """
     # Scaled before it is squared, or the square of a small gradient is 0 and that of a large one infinite.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(gradient)))
     is_zero = scale == 0
@@ -225,7 +250,19 @@ def r1_penalty(critic: Callable[[Array], Array], real: Array) -> Array:
     Returns:
       [] without γ/2.
     """
-    return jnp.sum(jax.grad(critic)(real) ** 2)
+    return squared_slope(jax.grad(critic)(real))
+
+
+def squared_slope(gradient: Array) -> Array:
+    """The penalty of a gradient: ‖g‖₂².
+
+    Args:
+      gradient: [...] g, of a discriminator at one example.
+
+    Returns:
+      [].
+    """
+    return jnp.sum(gradient**2)
 
 
 def clip_weights(params: Params, limit: float) -> Params:
