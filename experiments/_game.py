@@ -1,0 +1,203 @@
+"""What the experiments on adversarial games share: the section `game` of their configs, the players and their state."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from gen_jax import config as config_lib
+from gen_jax import rng
+from gen_jax.contracts import Array, Key, UserError
+from gen_jax.families.gan import losses, models, objectives, sampling
+from gen_jax.train.game import Player, init_game, make_alternating_step
+from gen_jax.train.optimizer import step_options
+from gen_jax.train.state import TrainState
+from gen_jax.train.step import TrainStep
+
+
+def section() -> ConfigDict:
+    """The section `game` of a config."""
+    game = ConfigDict()
+    game.loss = "non_saturating"  # minimax | non_saturating | wasserstein | hinge | least_squares
+    game.discriminator_updates = 1  # k, for one of the generator's; each player's update sees a k-th of the batch.
+    game.discriminator_rate = 1.0  # The discriminator's learning rate, by optim.learning_rate.
+    game.real_label = 1.0  # α; below 1 for one-sided label smoothing, of cross-entropies.
+    game.penalty = "none"  # none | gradient | r1
+    game.penalty_weight = 10.0  # λ of gradient, γ of r1.
+    game.penalty_every = 1  # In every n-th round only, n times as heavy then.
+    game.clip_weights = 0.0  # c, of the discriminator's weights; 0 for no clipping.
+    return game
+
+
+def rules() -> dict[str, config_lib.Rule]:
+    """What the keys of `section` must satisfy."""
+    return {
+        "game.loss": config_lib.one_of(*objectives.LOSSES),
+        "game.discriminator_updates": config_lib.at_least(1),
+        "game.discriminator_rate": config_lib.positive,
+        "game.real_label": config_lib.inside(0.0, 1.0 + 1e-9),
+        "game.penalty": config_lib.one_of(*objectives.PENALTIES),
+        "game.penalty_weight": config_lib.at_least(0.0),
+        "game.penalty_every": config_lib.at_least(1),
+        "game.clip_weights": config_lib.at_least(0.0),
+    }
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses what has no effect, or a wrong one, in the section `game`.
+
+    Args:
+      config: whose section's values are in range.
+
+    Raises:
+      UserError: naming the keys that do not go together.
+    """
+    game = config.game
+    check_constraint(config)
+    if game.real_label != 1.0 and game.loss not in objectives.CROSS_ENTROPIES:
+        raise UserError(
+            f"config.game.real_label={game.real_label} has no effect with config.game.loss={game.loss}; use "
+            f"{' or '.join(objectives.CROSS_ENTROPIES)}."
+        )
+    if game.penalty_every != 1 and game.penalty == "none":
+        raise UserError(
+            f"config.game.penalty_every={game.penalty_every} has no effect with config.game.penalty=none; choose a "
+            "penalty, or leave it 1."
+        )
+    if config.train.batch_size % game.discriminator_updates:
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} cannot be dealt to "
+            f"config.game.discriminator_updates={game.discriminator_updates} updates; make it a multiple."
+        )
+
+
+def check_constraint(config: ConfigDict) -> None:
+    """Refuses a critic that nothing holds, and a clipping of weights in a game that is not made for it.
+
+    Args:
+      config: whose sections' values are in range.
+
+    Raises:
+      UserError: naming the keys that do not go together.
+    """
+    game = config.game
+    held = game.penalty != "none" or game.clip_weights > 0 or config.model.get("spectral", False)
+    if game.loss == "wasserstein" and not held:
+        raise UserError(
+            "config.game.loss=wasserstein has no least value where nothing bounds the critic's slope; set "
+            "config.game.penalty=gradient, or config.game.clip_weights above 0."
+        )
+    if game.clip_weights and (game.loss != "wasserstein" or game.penalty != "none"):
+        raise UserError(
+            f"config.game.clip_weights={game.clip_weights} is for config.game.loss=wasserstein without a penalty; set "
+            "it to 0."
+        )
+
+
+def players(config: ConfigDict, networks: objectives.Networks, num_examples: int) -> list[Player]:
+    """The discriminator and, after it, the generator.
+
+    Args:
+      config: the resolved config, checked.
+      networks: the networks.
+      num_examples: examples an epoch, for durations.
+
+    Returns:
+      The two players.
+
+    Raises:
+      UserError: where the penalty does not go with the discriminator.
+    """
+    game = config.game
+    objectives.check_penalty(networks, game.penalty)
+    updates = game.discriminator_updates
+    options = step_options(config, num_examples)
+    opponent = step_options(config, num_examples, updates=updates, rate=game.discriminator_rate)
+    discriminator = functools.partial(
+        objectives.discriminator_objective,
+        networks=networks,
+        loss=game.loss,
+        real_label=game.real_label,
+        penalty=game.penalty,
+        penalty_weight=game.penalty_weight,
+        penalty_every=game.penalty_every,
+    )
+    generator = functools.partial(objectives.generator_objective, networks=networks, loss=game.loss)
+    clip = functools.partial(losses.clip_weights, limit=game.clip_weights) if game.clip_weights else None
+    return [
+        Player(
+            "discriminator",
+            discriminator,
+            opponent["tx"],
+            updates=updates,
+            clip_norm=config.optim.clip_norm,
+            project=clip,
+        ),
+        Player("generator", generator, options["tx"], parts=updates, clip_norm=config.optim.clip_norm),
+    ]
+
+
+def init_state(
+    key: Key, networks: objectives.Networks, turns: Sequence[Player], example_shape: tuple[int, ...], *, ema: bool
+) -> TrainState:
+    """The state before the first round.
+
+    Args:
+      key: the run's root key.
+      networks: the networks.
+      turns: the players.
+      example_shape: of what the discriminator sees.
+      ema: whether the run keeps a moving average.
+
+    Returns:
+      The state, with `params`, `model_state` and `opt_state` by player.
+    """
+    label = (jnp.zeros(1, jnp.int32),) if networks.conditional else ()
+    inputs = {
+        "generator": jnp.zeros((1, networks.generator.latent_dim)),
+        "discriminator": jnp.zeros((1, *example_shape)),
+    }
+    made = {
+        name: models.init_network(getattr(networks, name), rng.stream(rng.stream(key, "init"), name), x, *label)
+        for name, x in inputs.items()
+    }
+    params, state = ({name: pair[i] for name, pair in made.items()} for i in (0, 1))
+    return init_game(params, turns, key, model_state=state, ema=ema)
+
+
+def has_ema(config: ConfigDict) -> bool:
+    """Whether a config asks for a moving average of the generator."""
+    return bool(config.train.ema_decay or config.train.ema_half_life)
+
+
+def train_step(config: ConfigDict, turns: Sequence[Player], num_examples: int) -> TrainStep:
+    """One round, or as many as a config wants in a call.
+
+    Args:
+      config: the resolved config.
+      turns: the players.
+      num_examples: examples an epoch, for durations.
+
+    Returns:
+      The step.
+    """
+    options = step_options(config, num_examples)
+    shared = {key: options[key] for key in ("ema", "compute_dtype", "steps_per_call")}
+    return make_alternating_step(turns, loss_of="discriminator", **shared)
+
+
+def sample(state: TrainState, keys: Key, *, networks: objectives.Networks) -> Array:
+    """Draws samples with the parameters that a run is evaluated with.
+
+    Args:
+      state: of the run, settled.
+      keys: [n].
+      networks: the networks.
+
+    Returns:
+      As `families.gan.sampling.sample`.
+    """
+    return sampling.sample(state.eval_params, state.model_state, keys, networks=networks)
