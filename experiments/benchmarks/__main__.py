@@ -19,7 +19,7 @@ def main() -> None:
 
     import jax
 
-    from experiments.benchmarks import autoencoder, vae
+    from experiments.benchmarks import autoencoder, gan, vae
 
     turns = 5 if quick else 25
     rows = [
@@ -30,7 +30,7 @@ def main() -> None:
         autoencoder.contraction(turns),
     ]
     if importlib.util.find_spec("torch"):
-        rows += [*vae.against_torch(turns), autoencoder.against_torch(turns)]
+        rows += [*vae.against_torch(turns), autoencoder.against_torch(turns), *gan.against_torch(turns)]
     print(f"\n{datetime.date.today()}, {platform.machine()}, {jax.devices()[0].device_kind}, JAX {jax.__version__}\n")
     print("| what | measured | bound |\n|---|---|---|")
     for what, measured, bound in rows:
