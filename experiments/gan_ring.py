@@ -1,8 +1,8 @@
 """Generative adversarial networks on points in the plane, where it can be seen what they do (Goodfellow et al., 2014).
 
 Command: python -m experiments.gan_ring --workdir=runs/gan_ring
-Expected: 8 of 8 modes, 0.88 of the samples within three standard deviations of one
-Time: 70 s of training on two CPU cores
+Expected: 8 of 8 modes, 0.80 of the samples within three standard deviations of one
+Time: 70 to 90 s of training on two CPU cores
 
 Presets (--preset=...):
   default  eight Gaussians on a ring; the non-saturating loss with the R1 penalty of Mescheder et al. (2018)
