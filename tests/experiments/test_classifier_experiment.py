@@ -33,8 +33,10 @@ def test_data_that_cannot_be_classified_are_refused(labels: list[int], sentence:
 
 @pytest.mark.parametrize("preset", ["default", "full", "mnist", "tiny"])
 def test_every_preset_is_valid(preset: str):
-    """The presets pass their own checks."""
-    classifier.validate(classifier.get_config(preset))
+    """The presets pass their own checks, and keep their names."""
+    config = classifier.get_config(preset)
+    classifier.validate(config)
+    assert (config.experiment, config.preset) == ("classifier", preset)
 
 
 def test_the_interval_is_about_the_accuracy():
