@@ -1,8 +1,8 @@
 """Generative adversarial nets of fully connected layers on images (Goodfellow et al., 2014).
 
 Command: python -m experiments.gan --workdir=runs/gan
-Expected: Fréchet distance 100 by the features of the package's classifier (Fashion-MNIST 10k)
-Time: 3 min of training on two CPU cores
+Expected: Fréchet distance 1.9 by the features of the package's classifier, from 10,000 samples (Fashion-MNIST 10k)
+Time: 2 to 4 min of training on two CPU cores
 
 Presets (--preset=...):
   default      on the Fashion-MNIST images that come with the package, with Adam
