@@ -99,8 +99,7 @@ def _primitive(name: str, function: Callable[..., Array], *, first_has_batch: bo
       The primitive.
     """
     primitive = Primitive(name)
-    static = ("stride", "size", "window")
-    primitive.def_impl(jax.jit(lambda *arrays, **options: primitive.bind(*arrays, **options), static_argnames=static))
+    primitive.def_impl(function)
     mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
 
     def abstract(first: Any, second: Any, **options: Any) -> Any:

@@ -224,10 +224,13 @@ def test_dcgan_starts_as_in_the_paper():
 # Precision and transformations.
 
 
+_PRODUCTS = {"dot_general", "conv_general_dilated", "strided_conv", "conv_transpose", "conv_kernel_gradient"}
+
+
 def _product_types(jaxpr: Any) -> Iterator[set[str]]:
     """The operand types of every matrix product and convolution of a jaxpr and of those within it."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name in {"dot_general", "conv_general_dilated"}:
+        if equation.primitive.name in _PRODUCTS:
             yield {str(v.aval.dtype) for v in equation.invars}
         for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
             inner = getattr(value, "jaxpr", value)
