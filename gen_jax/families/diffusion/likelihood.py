@@ -1,0 +1,258 @@
+"""How likely an example is: the variational bound over all steps, and the density along the probability-flow ODE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax import rng
+from gen_jax.contracts import Array, Key, Terms
+from gen_jax.families.diffusion.continuous import Continuous, signal_and_noise
+from gen_jax.families.diffusion.losses import Decoder, discretized_gaussian_log_likelihood, l_prior, l_vlb
+from gen_jax.families.diffusion.parameterization import reverse, x0_and_epsilon
+from gen_jax.families.diffusion.process import Process, q_sample, told_time
+from gen_jax.families.diffusion.samplers import Predict
+from gen_jax.ops.distributions import bits_per_dim, density_to_levels, gaussian_log_likelihood
+
+SOLVERS = ("heun", "rk4")
+TRACES = ("hutchinson", "exact")
+
+
+def bound_terms(
+    process: Process,
+    predict: Predict,
+    x0: Array,
+    keys: Key,
+    steps: Array,
+    *,
+    prediction: str = "epsilon",
+    variance: str | np.ndarray = "fixed_large",
+    constrain: Callable[[Array], Array] | None = None,
+    decoder: Decoder = discretized_gaussian_log_likelihood,
+) -> Terms:
+    """The bound's terms of a batch at some steps, with one x_t for each; pure, for a loop of one's own.
+
+    See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 5.
+
+    Args:
+      process: the process.
+      predict: the network; it sees B · S examples at once.
+      x0: [B, ...].
+      keys: [B]; the noise of an example at a step depends on its key and the step alone.
+      steps: [S] int.
+      prediction: as in `parameterization.reverse`.
+      variance: as in `parameterization.reverse`.
+      constrain: as in `parameterization.reverse`; DDPM clips here too.
+      decoder: as in `losses.l_vlb`.
+
+    Returns:
+      [B, S] each: `vlb` in bits/dim, and the mean squared errors `epsilon_mse` and `x0_mse`.
+    """
+    count, num = x0.shape[0], steps.shape[0]
+    t = jnp.tile(jnp.asarray(steps, jnp.int32), count)  # [B S], example by example.
+    x0 = jnp.repeat(x0, num, axis=0)
+    noise_keys = jax.vmap(lambda key, t: rng.at_step(rng.stream(key, "bound"), t))(jnp.repeat(keys, num), t)
+    epsilon = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(noise_keys)
+    x_t = jax.vmap(lambda x, t, e: q_sample(process, x, t, e))(x0, t, epsilon)
+    output = predict(x_t, told_time(process, t))
+
+    def of_one(output: Array, x0: Array, x_t: Array, t: Array, epsilon: Array) -> Terms:
+        step = reverse(process, output, x_t, t, prediction=prediction, variance=variance, constrain=constrain)
+        return {
+            "vlb": l_vlb(process, x0, x_t, t, step.mean, step.log_variance, decoder),
+            "epsilon_mse": jnp.mean((step.epsilon - epsilon) ** 2),
+            "x0_mse": jnp.mean((step.x0 - x0) ** 2),
+        }
+
+    terms = jax.vmap(of_one)(output, x0, x_t, t, epsilon)
+    return jax.tree.map(lambda a: a.reshape(count, num), terms)
+
+
+def variational_bound(
+    process: Process, predict: Predict, x0: Array, keys: Key, *, chunk_size: int = 1, **options: Any
+) -> Terms:
+    """The whole variational bound of each example: L_T + Σ_t L_{t−1}, with one x_t at each of the T steps.
+
+    See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 5. It is exact but for the
+    draw of x_t, and −log₂ p(x_0) / D is at most its expectation.
+
+    Args:
+      process: the process.
+      predict: the network.
+      x0: [B, ...].
+      keys: [B].
+      chunk_size: how many steps go through the network at once; the result does not depend on it.
+      **options: of `bound_terms`.
+
+    Returns:
+      In bits/dim, `total` [B] and its parts `prior` [B] and `vlb` [B, T] (L_0 first); and the mean squared errors
+      `epsilon_mse` and `x0_mse` [B, T].
+    """
+    num_steps = process.num_steps
+    # The last chunk is filled up with the last step, and what it gives for it once more is left out.
+    padded = np.minimum(np.arange(-(-num_steps // chunk_size) * chunk_size), num_steps - 1).reshape(-1, chunk_size)
+    terms = jax.lax.map(lambda steps: bound_terms(process, predict, x0, keys, steps, **options), jnp.asarray(padded))
+    terms = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1).reshape(x0.shape[0], -1)[:, :num_steps], terms)
+    prior = jax.vmap(lambda x: l_prior(process, x))(x0)
+    return terms | {"prior": prior, "total": prior + jnp.sum(terms["vlb"], axis=1)}
+
+
+def step_levels(process: Process) -> np.ndarray:
+    """The noise levels of a process as a grid for `probability_flow`, at which a trained network knows its way.
+
+    Args:
+      process: of T steps.
+
+    Returns:
+      [T] λ, falling.
+    """
+    return np.log(process.snr)
+
+
+def even_levels(continuous: Continuous, num_steps: int) -> np.ndarray:
+    """A grid of noise levels at equal distances of λ.
+
+    Args:
+      continuous: the process.
+      num_steps: N.
+
+    Returns:
+      [N + 1] λ, falling.
+    """
+    ends = continuous.log_snr(jnp.array([continuous.first, continuous.last]))
+    return np.linspace(float(ends[0]), float(ends[1]), num_steps + 1)
+
+
+def probability_flow(
+    continuous: Continuous,
+    predict: Predict,
+    x0: Array,
+    keys: Key,
+    levels: np.ndarray,
+    *,
+    prediction: str = "epsilon",
+    solver: str = "heun",
+    trace: str = "hutchinson",
+    num_probes: int = 1,
+    unroll: int = 1,
+) -> tuple[Array, Array]:
+    """The log-density of examples by the change of variables along the deterministic path to the prior.
+
+    With x̄ = x / √ᾱ, σ̄ = √((1 − ᾱ) / ᾱ) and u = log σ̄ the path is dx̄/du = σ̄ ε(√ᾱ x̄, t), and
+    log p(x̄_0) = log p(x̄_1) + ∫ ∇·(σ̄ ε) du,  √ᾱ_1 x̄_1 ~ N(0, I)
+
+    See "Score-Based Generative Modeling through Stochastic Differential Equations", Song et al., 2021
+    (arXiv:2011.13456), Eq. 13 and Section 4.3; the variables are those of "Denoising Diffusion Implicit Models", Song
+    et al., 2021 (arXiv:2010.02502), Eq. 14. It is the density of x_0 + σ̄_0 z, where σ̄_0 is the first level's.
+
+    Args:
+      continuous: what tells the network the time of a level.
+      predict: the network; told times are floating-point. It must not mix examples.
+      x0: [B, ...].
+      keys: [B], for the probes; without use for an exact trace.
+      levels: [N + 1] λ, falling, from the data's end to the prior's.
+      prediction: what the network predicts, one of `parameterization.PREDICTIONS`.
+      solver: "heun", second order, two evaluations a step and none between levels; or "rk4", fourth order, four.
+      trace: "hutchinson", unbiased for the density's logarithm but for the solver's error, or "exact", at D times the
+        cost.
+      num_probes: how many random directions the first one averages, the same along the whole path.
+      unroll: how many steps the body of the loop has.
+
+    Returns:
+      [B] nats per the unit of volume in which x_0 is measured, and where the paths end: x_1 [B, ...].
+
+    Raises:
+      ValueError: where the solver or the trace is another one, or the levels do not fall.
+    """
+    if solver not in SOLVERS or trace not in TRACES:
+        raise ValueError(f"solver='{solver}' or trace='{trace}' is unknown; expected one of {SOLVERS}, of {TRACES}.")
+    if not (np.diff(levels) < 0).all():
+        raise ValueError("The levels must fall strictly, from little noise to much.")
+    directions = _directions(x0, keys, trace, num_probes)
+
+    def field(u: Array, x_bar: Array) -> Array:
+        log_snr = -2 * u
+        signal, noise = signal_and_noise(log_snr)
+        x_t = signal * x_bar
+        time = jnp.full(x_bar.shape[:1], continuous.time(log_snr))
+        epsilon = x0_and_epsilon(prediction, predict(x_t, time), x_t, signal, noise)[1]
+        return noise / signal * epsilon
+
+    def rate(u: Array, x_bar: Array) -> tuple[Array, Array]:
+        """The path's direction [B, ...] and the divergence there [B]."""
+        value, push = jax.linearize(lambda x: field(u, x), x_bar)
+        along = jax.vmap(lambda z: jnp.sum((z * push(z)).reshape(z.shape[0], -1), axis=1))(directions)
+        return value, jnp.sum(along, axis=0) if trace == "exact" else jnp.mean(along, axis=0)
+
+    def step(carry: tuple[Array, Array], ends: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        return _solve[solver](rate, carry, *ends), None
+
+    grid = jnp.asarray(-0.5 * np.asarray(levels), x0.dtype)
+    start = (x0, jnp.zeros(x0.shape[:1], x0.dtype))
+    (x_bar, integral), _ = jax.lax.scan(step, start, (grid[:-1], grid[1:]), unroll=unroll)
+    signal, _ = signal_and_noise(-2 * grid[-1])
+    x1 = signal * x_bar
+    prior = jax.vmap(lambda x: gaussian_log_likelihood(x, jnp.zeros_like(x), jnp.zeros((), x.dtype)))(x1)
+    num_dims = math.prod(x0.shape[1:])
+    return prior + num_dims * jnp.log(signal) + integral, x1
+
+
+def _directions(x0: Array, keys: Key, trace: str, num_probes: int) -> Array:
+    """[P, B, ...] along which the divergence is taken: one axis each, or random signs."""
+    if trace == "exact":
+        num_dims = math.prod(x0.shape[1:])
+        axes = jnp.eye(num_dims, dtype=x0.dtype).reshape(num_dims, 1, *x0.shape[1:])
+        return jnp.broadcast_to(axes, (num_dims, *x0.shape))
+
+    def probes(key: Key) -> Array:
+        probe_keys = rng.per_example(rng.stream(key, "probe"), jnp.arange(num_probes))
+        return jax.vmap(lambda key: jax.random.rademacher(key, x0.shape[1:], x0.dtype))(probe_keys)
+
+    return jax.vmap(probes, out_axes=1)(keys)
+
+
+def _move(carry: Any, step: Array, rate: Any) -> Any:
+    return jax.tree.map(lambda a, b: a + step * b, carry, rate)
+
+
+def _heun(rate: Callable[..., Any], carry: Any, u: Array, u_next: Array) -> Any:
+    """One step of the trapezoidal rule with Euler's guess of the end."""
+    h = u_next - u
+    first = rate(u, carry[0])
+    second = rate(u_next, carry[0] + h * first[0])
+    return _move(carry, h / 2, _move(first, jnp.ones_like(h), second))
+
+
+def _rk4(rate: Callable[..., Any], carry: Any, u: Array, u_next: Array) -> Any:
+    """One step of the classical method of fourth order."""
+    h = u_next - u
+    first = rate(u, carry[0])
+    second = rate(u + h / 2, carry[0] + h / 2 * first[0])
+    third = rate(u + h / 2, carry[0] + h / 2 * second[0])
+    fourth = rate(u_next, carry[0] + h * third[0])
+    total = jax.tree.map(lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, first, second, third, fourth)
+    return _move(carry, h, total)
+
+
+_solve: dict[str, Callable[..., Any]] = {"heun": _heun, "rk4": _rk4}
+
+
+def density_bits_per_dim(log_density: Array, num_dims: int, num_levels: int = 256, width: float = 2.0) -> Array:
+    """The code length of levels from the log-density of their dequantised values.
+
+    Args:
+      log_density: [...] nats, of levels v as x = width · (v + u) / num_levels − 1 with u ~ U[0, 1).
+      num_dims: D, channels counted.
+      num_levels: how many levels there are, 256 for 8 bits.
+      width: of the interval that holds all levels, 2 for [−1, 1).
+
+    Returns:
+      [...] bits/dim; exactly 8 for the uniform density on the interval and 256 levels.
+    """
+    unit = log_density + num_dims * math.log(width)  # On [0, 1).
+    return bits_per_dim(density_to_levels(unit, num_dims, num_levels), num_dims)
