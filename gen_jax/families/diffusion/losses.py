@@ -114,13 +114,18 @@ def discretized_gaussian_log_likelihood(x: Array, mean: Array, log_variance: Arr
     """
     delta = 1.0 / (num_levels - 1)
     inverse_std = jnp.exp(-0.5 * log_variance)
-    upper = (x + delta - mean) * inverse_std
-    lower = (x - delta - mean) * inverse_std
+    upper = (x - mean + delta) * inverse_std
+    lower = (x - mean - delta) * inverse_std
     # Φ(u) − Φ(l) = Φ(−l) − Φ(−u): on the side where both are small nothing is lost.
     flip = lower > 0
     log_larger = jax.scipy.special.log_ndtr(jnp.where(flip, -lower, upper))
     log_smaller = jax.scipy.special.log_ndtr(jnp.where(flip, -upper, lower))
     inside = log_larger + _log_of_one_minus_exp(log_smaller - log_larger)
+    # Over a bin that is narrow for the Gaussian the density is a parabola, and two Φ would differ in no digits.
+    width, middle = upper - lower, 0.5 * (upper + lower)
+    parabola = jnp.log(width) - 0.5 * (middle**2 + math.log(2 * math.pi)) + width**2 * (middle**2 - 1) / 24
+    narrow = jnp.finfo(inside.dtype).eps ** 0.2  # Where the fourth-order error of the one meets the other's rounding.
+    inside = jnp.where(width * (1 + jnp.abs(middle)) < narrow, parabola, inside)
     log_p = jnp.where(x < -1 + delta, jax.scipy.special.log_ndtr(upper), inside)
     log_p = jnp.where(x > 1 - delta, jax.scipy.special.log_ndtr(-lower), log_p)
     return jnp.sum(log_p)
