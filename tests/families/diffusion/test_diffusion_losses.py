@@ -289,7 +289,7 @@ def test_hybrid_loss_trains_the_mean_by_the_simple_loss_alone():
 
 
 def test_interpolated_variance_at_its_ends():
-    """v = −1 is β̃, v = 1 is β, v = 0 their geometric mean."""
+    """V = −1 is β̃, v = 1 is β, v = 0 their geometric mean."""
     for t in (0, 5, 999):
         small, large = np.exp(_LINEAR.posterior_log_variance[t]), _LINEAR.betas[t]
         variances = np.exp(diffusion.interpolated_log_variance(_LINEAR, jnp.array([-1.0, 0.0, 1.0]), jnp.int32(t)))

@@ -97,7 +97,7 @@ def test_q_sample_is_the_end_of_the_chain():
 def test_fewer_steps_keep_the_marginals(spacing: str, count: int):
     """Pitfall 2: the level before each kept step is that of the kept step before, and 1 before the first."""
     steps = diffusion.spaced_steps(1000, count, spacing)
-    assert len(steps) == count and (np.diff(steps) > 0).all() and 0 <= steps[0] and steps[-1] < 1000
+    assert len(steps) == count and (np.diff(steps) > 0).all() and steps[0] >= 0 and steps[-1] < 1000
     spaced = diffusion.space(_LINEAR, steps)
     np.testing.assert_array_equal(spaced.timesteps, steps)
     np.testing.assert_allclose(spaced.alphas_bar, _LINEAR.alphas_bar[steps], rtol=1e-10)
