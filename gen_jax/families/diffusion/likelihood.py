@@ -143,12 +143,12 @@ def probability_flow(
 ) -> tuple[Array, Array]:
     """The log-density of examples by the change of variables along the deterministic path to the prior.
 
-    With x̄ = x / √ᾱ, σ̄ = √((1 − ᾱ) / ᾱ) and u = log σ̄ the path is dx̄/du = σ̄ ε(√ᾱ x̄, t), and
-    log p(x̄_0) = log p(x̄_1) + ∫ ∇·(σ̄ ε) du,  √ᾱ_1 x̄_1 ~ N(0, I)
+    With u = −λ/2 = log √((1 − ᾱ) / ᾱ) the path is dx/du = f = √(1 − ᾱ) (ε(x, t) − √(1 − ᾱ) x) from x = √ᾱ_0 x_0, and
+    log p(x_0) = log N(x_1; 0, I) + ∫ ∇·f du + D log √ᾱ_0
 
     See "Score-Based Generative Modeling through Stochastic Differential Equations", Song et al., 2021
-    (arXiv:2011.13456), Eq. 13 and Section 4.3; the variables are those of "Denoising Diffusion Implicit Models", Song
-    et al., 2021 (arXiv:2010.02502), Eq. 14. It is the density of x_0 + σ̄_0 z, where σ̄_0 is the first level's.
+    (arXiv:2011.13456), Eq. 13 and Section 4.3, with u in the place of time, in which the path is smooth at both ends.
+    It is the density of x_0 + e^{u_0} z, z ~ N(0, I): the first level's noise blurs the data's.
 
     Args:
       continuous: what tells the network the time of a level.
@@ -175,17 +175,16 @@ def probability_flow(
         raise ValueError("The levels must fall strictly, from little noise to much.")
     directions = _directions(x0, keys, trace, num_probes)
 
-    def field(u: Array, x_bar: Array) -> Array:
+    def field(u: Array, x: Array) -> Array:
         log_snr = -2 * u
         signal, noise = signal_and_noise(log_snr)
-        x_t = signal * x_bar
-        time = jnp.full(x_bar.shape[:1], continuous.time(log_snr))
-        epsilon = x0_and_epsilon(prediction, predict(x_t, time), x_t, signal, noise)[1]
-        return noise / signal * epsilon
+        time = jnp.full(x.shape[:1], continuous.time(log_snr))
+        epsilon = x0_and_epsilon(prediction, predict(x, time), x, signal, noise)[1]
+        return noise * (epsilon - noise * x)
 
-    def rate(u: Array, x_bar: Array) -> tuple[Array, Array]:
+    def rate(u: Array, x: Array) -> tuple[Array, Array]:
         """The path's direction [B, ...] and the divergence there [B]."""
-        value, push = jax.linearize(lambda x: field(u, x), x_bar)
+        value, push = jax.linearize(lambda x: field(u, x), x)
         along = jax.vmap(lambda z: jnp.sum((z * push(z)).reshape(z.shape[0], -1), axis=1))(directions)
         return value, jnp.sum(along, axis=0) if trace == "exact" else jnp.mean(along, axis=0)
 
@@ -193,13 +192,11 @@ def probability_flow(
         return _solve[solver](rate, carry, *ends), None
 
     grid = jnp.asarray(-0.5 * np.asarray(levels), x0.dtype)
-    start = (x0, jnp.zeros(x0.shape[:1], x0.dtype))
-    (x_bar, integral), _ = jax.lax.scan(step, start, (grid[:-1], grid[1:]), unroll=unroll)
-    signal, _ = signal_and_noise(-2 * grid[-1])
-    x1 = signal * x_bar
+    signal, _ = signal_and_noise(-2 * grid[0])
+    start = (signal * x0, jnp.zeros(x0.shape[:1], x0.dtype))
+    (x1, integral), _ = jax.lax.scan(step, start, (grid[:-1], grid[1:]), unroll=unroll)
     prior = jax.vmap(lambda x: gaussian_log_likelihood(x, jnp.zeros_like(x), jnp.zeros((), x.dtype)))(x1)
-    num_dims = math.prod(x0.shape[1:])
-    return prior + num_dims * jnp.log(signal) + integral, x1
+    return prior + integral + math.prod(x0.shape[1:]) * jnp.log(signal), x1
 
 
 def _directions(x0: Array, keys: Key, trace: str, num_probes: int) -> Array:

@@ -196,7 +196,7 @@ def test_decoder_sums_to_one(mean: float, std: float):
 
 
 def test_decoder_in_float32():
-    """Values and gradients are finite and right far out in the tails, where the difference of two Φ is 0 in any type."""
+    """Values and gradients are finite and right far out in the tails, where the difference of two Φ is 0."""
     levels = np.arange(256) / 127.5 - 1
     value_and_grad = jax.jit(jax.vmap(jax.value_and_grad(_decode, argnums=(1, 2)), in_axes=(0, None, None)))
     for mean, log_variance in ((0.9, -9.0), (-1.5, -12.0), (0.1, 3.0), (0.0, 12.0)):

@@ -1,4 +1,4 @@
-"""Drawing steps: the laws, the weights, and the history of losses against a loop in numpy, on one device and on eight."""
+"""Drawing steps: the laws, the weights, and the history of losses against a loop, on one device and on eight."""
 
 import functools
 
