@@ -209,6 +209,16 @@ def test_decoder_in_float32():
         assert all(np.isfinite(slope).all() for slope in slopes)
 
 
+def test_decoder_in_float32_where_bins_are_narrow():
+    """On both sides of the width at which the parabola takes over, six digits of the probability are right."""
+    levels = np.arange(100, 156) / 127.5 - 1
+    for std in (0.15, 0.19, 0.21, 0.26, 0.6):
+        with jax.enable_x64(True):
+            expected = np.asarray(_DECODE(jnp.asarray(levels), jnp.float64(0.0), jnp.float64(2 * np.log(std))))
+        values = _DECODE(jnp.asarray(levels, jnp.float32), jnp.float32(0.0), jnp.float32(2 * np.log(std)))
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
+
+
 def test_decoder_tail_against_the_mean_value_of_the_density():
     """Forty standard deviations out, the logarithm of the bin is that of its integral in 64-bit logarithms."""
     std, x = 0.01, 51 / 127.5 - 1 + 0.4  # Both edges on the same side of the mean, −0.2 away from it.

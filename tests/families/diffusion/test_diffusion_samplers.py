@@ -223,6 +223,20 @@ def test_inversion():
     assert float(x1[0, 0]) == pytest.approx(np.sqrt(v / 0.25), rel=5e-3)
 
 
+def test_inversion_is_told_the_level_at_which_it_is():
+    """The level that a step leaves, not the one that it goes to; the example itself is at the first step's."""
+    seen = []
+
+    def spy(x, time):
+        seen.append(int(time[0]))
+        return x
+
+    steps = diffusion.spaced_steps(1000, 5, "even")
+    sampler = diffusion.ddim_inversion(diffusion.space(_LINEAR, steps), spy)
+    diffusion.run(sampler, jnp.ones((1, 1)), _keys(1), loop="python")
+    assert seen == [0, *steps[:-1]]
+
+
 @pytest.mark.parametrize("prediction", ["x0", "v", "score"])
 @pytest.mark.parametrize("make", [diffusion.ancestral, diffusion.ddim, diffusion.dpm_solver, diffusion.ddim_inversion])
 def test_samplers_take_every_prediction(make, prediction: str):
