@@ -380,20 +380,13 @@ def judge_features(
         "kernel_distance": distances.kernel_distance_interval(real, fake, **options),
     }
     if fake_probs is not None:
-
-        def score(probs: np.ndarray) -> float:
-            return distances.inception_score(probs).value
-
         shuffled = np.random.default_rng(seed).permutation(fake_probs)  # A split must know nothing of the order.
-        found["inception_score"] = bootstrap.half_sample_interval(score, shuffled, **options)
+        found["inception_score"] = bootstrap.half_sample_interval(
+            lambda probs: distances.inception_score(probs).value, shuffled, **options
+        )
     random = np.random.default_rng(seed)
     some = [x[random.permutation(len(x))[:max_neighbour_examples]] for x in (real, fake)]
     found |= coverage.neighbour_intervals(*some, **options)
-    numbers = {
-        f"{metric}_{name}{end}": value
-        for metric, interval in found.items()
-        for end, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high))
-    }
     few = min(len(real), len(fake)) < distances.MIN_EXAMPLES
     counts = {
         "num_real": len(real),
@@ -401,4 +394,13 @@ def judge_features(
         "num_neighbour_examples": max(map(len, some)),
         "too_few_examples": few,
     }
-    return numbers | {f"{fact}_{name}": float(count) for fact, count in counts.items()}
+    return _named(name, found) | {f"{fact}_{name}": float(count) for fact, count in counts.items()}
+
+
+def _named(name: str, intervals: dict[str, bootstrap.Interval]) -> dict[str, float]:
+    """Each interval as three numbers, whose names end with the extractor's and with which of the three it is."""
+    return {
+        f"{metric}_{name}{end}": value
+        for metric, interval in intervals.items()
+        for end, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high))
+    }
