@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from gen_jax.contracts import Array, Params
 
 
-def apply_in_param_dtype(model: nn.Module, params: Params, x: Array, *args: Any, method: str) -> Any:
+def apply_in_param_dtype(
+    model: nn.Module, params: Params, x: Array, *args: Any, method: str = "__call__", **kwargs: Any
+) -> Any:
     """Applies a module with its input cast to the parameters' type and its outputs to at least float32.
 
     A train step with mixed precision hands the objective bfloat16 parameters; without this the float32 input would
@@ -23,10 +25,11 @@ def apply_in_param_dtype(model: nn.Module, params: Params, x: Array, *args: Any,
       x: [...] the input.
       *args: further arguments, passed on as they are.
       method: the name of the module's method.
+      **kwargs: likewise.
 
     Returns:
       What the method returns, every array of it in float32 (float64 where the parameters are).
     """
     dtype = next(leaf.dtype for leaf in jax.tree.leaves(params) if leaf.ndim)  # Scalars stay in float32.
-    outputs = model.apply({"params": params}, jnp.asarray(x, dtype), *args, method=method)
+    outputs = model.apply({"params": params}, jnp.asarray(x, dtype), *args, method=method, **kwargs)
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.promote_types(a.dtype, jnp.float32)), outputs)
