@@ -75,7 +75,7 @@ def shift_mean(log_prob: LogProb, scale: float | Array = 1.0, *, at_point: str =
 def shift_epsilon(log_prob: LogProb, scale: float | Array = 1.0) -> Guide:
     """Classifier guidance of any sampler: the score moves along the gradient of log p(y | x_t).
 
-    ε ← ε − s √(1 − ᾱ_t) ∇ log p(y | x_t, t), and x_0 and the mean follow from it
+    ε ← ε − s √(1 − ᾱ_t) ∇ log p(y | x_t, t), and x_0 and the mean follow from it, after any constraint of x_0
 
     See "Diffusion Models Beat GANs on Image Synthesis", Dhariwal and Nichol, 2021 (arXiv:2105.05233), Section 4.2, Eq.
     14, and Algorithm 2.

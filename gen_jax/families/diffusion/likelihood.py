@@ -13,9 +13,15 @@ import numpy as np
 from gen_jax import rng
 from gen_jax.contracts import Array, Key, Terms
 from gen_jax.families.diffusion.continuous import Continuous, signal_and_noise
-from gen_jax.families.diffusion.losses import Decoder, discretized_gaussian_log_likelihood, l_prior, l_vlb
-from gen_jax.families.diffusion.parameterization import reverse, x0_and_epsilon
-from gen_jax.families.diffusion.process import Process, q_sample, told_time
+from gen_jax.families.diffusion.losses import (
+    Decoder,
+    discretized_gaussian_log_likelihood,
+    l_prior,
+    l_simple,
+    l_vlb,
+)
+from gen_jax.families.diffusion.parameterization import prediction_target, reverse, split_output, x0_and_epsilon
+from gen_jax.families.diffusion.process import Process, at, diffuse, told_time
 from gen_jax.families.diffusion.samplers import Predict
 from gen_jax.ops.distributions import bits_per_dim, density_to_levels, gaussian_log_likelihood
 
@@ -44,26 +50,29 @@ def bound_terms(
       predict: the network; it sees B · S examples at once.
       x0: [B, ...].
       keys: [B]; the noise of an example at a step depends on its key and the step alone.
-      steps: [S] int.
+      steps: [S] int, or [B, S] where every example has its own.
       prediction: as in `parameterization.reverse`.
       variance: as in `parameterization.reverse`.
       constrain: as in `parameterization.reverse`; DDPM clips here too.
       decoder: as in `losses.l_vlb`.
 
     Returns:
-      [B, S] each: `vlb` in bits/dim, and the mean squared errors `epsilon_mse` and `x0_mse`.
+      [B, S] each: `vlb` in bits/dim; `simple`, the mean squared error of what the network predicts, as in training; and
+      the mean squared errors `epsilon_mse` and `x0_mse` of what the step believes in, once it is constrained.
     """
-    count, num = x0.shape[0], steps.shape[0]
-    t = jnp.tile(jnp.asarray(steps, jnp.int32), count)  # [B S], example by example.
+    count, num = x0.shape[0], steps.shape[-1]
+    t = jnp.broadcast_to(jnp.asarray(steps, jnp.int32), (count, num)).reshape(-1)  # [B S], example by example.
     x0 = jnp.repeat(x0, num, axis=0)
     noise_keys = jax.vmap(lambda key, t: rng.at_step(rng.stream(key, "bound"), t))(jnp.repeat(keys, num), t)
-    epsilon = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(noise_keys)
-    x_t = jax.vmap(lambda x, t, e: q_sample(process, x, t, e))(x0, t, epsilon)
+    x_t, epsilon = diffuse(process, x0, t, noise_keys)
     output = predict(x_t, told_time(process, t))
 
     def of_one(output: Array, x0: Array, x_t: Array, t: Array, epsilon: Array) -> Terms:
         step = reverse(process, output, x_t, t, prediction=prediction, variance=variance, constrain=constrain)
+        predicted, _ = split_output(output, variance)
+        target = prediction_target(prediction, x0, epsilon, at(process.signal, t, x0), at(process.noise, t, x0))
         return {
+            "simple": l_simple(target, predicted),
             "vlb": l_vlb(process, x0, x_t, t, step.mean, step.log_variance, decoder),
             "epsilon_mse": jnp.mean((step.epsilon - epsilon) ** 2),
             "x0_mse": jnp.mean((step.x0 - x0) ** 2),
@@ -91,7 +100,7 @@ def variational_bound(
 
     Returns:
       In bits/dim, `total` [B] and its parts `prior` [B] and `vlb` [B, T] (L_0 first); and the mean squared errors
-      `epsilon_mse` and `x0_mse` [B, T].
+      `simple`, `epsilon_mse` and `x0_mse` [B, T].
     """
     num_steps = process.num_steps
     # The last chunk is filled up with the last step, and what it gives for it once more is left out.

@@ -7,13 +7,15 @@ The functions of arrays take ONE example and one step; the caller maps. A step o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.contracts import Array, UserError
+from gen_jax.contracts import Array, Key, UserError
 
 SPACINGS = ("uniform", "even", "trailing", "quadratic")
 
@@ -275,6 +277,22 @@ def q_sample(process: Process, x0: Array, t: Array, epsilon: Array) -> Array:
       [...] x_t.
     """
     return at(process.signal, t, x0) * x0 + at(process.noise, t, x0) * epsilon
+
+
+def diffuse(process: Process, x0: Array, t: Array, keys: Key) -> tuple[Array, Array]:
+    """The examples of a batch after steps of their own, each with the noise of its key.
+
+    Args:
+      process: the process.
+      x0: [B, ...].
+      t: [B] int.
+      keys: [B].
+
+    Returns:
+      x_t [B, ...] and the ε [B, ...] with which it was made.
+    """
+    epsilon = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(keys)
+    return jax.vmap(functools.partial(q_sample, process))(x0, t, epsilon), epsilon
 
 
 def q_posterior(process: Process, x0: Array, x_t: Array, t: Array) -> tuple[Array, Array]:

@@ -41,8 +41,8 @@ def run(
 ) -> tuple[Array, tuple[Array, Array] | None]:
     """Takes all steps of a sampler. Example i of the result depends on x_i and on key i alone.
 
-    XLA runs convolutions in a loop slowly on a CPU. There, `loop="python"` with a step that is jitted by itself is the
-    better one; it compiles one step instead of a loop, too:
+    One program of all steps is the quicker form, on a CPU too: there it is the gradients of convolutions that XLA runs
+    slowly in a loop. A Python loop compiles one step only, where the step is jitted by itself:
 
       step = jax.jit(lambda params, *args: samplers.ddim(process, functools.partial(apply, params)).step(*args))
       run(sampler._replace(step=functools.partial(step, params)), x, keys, loop="python")
@@ -106,3 +106,15 @@ def sample(
     """
     x, _ = run(sampler, start_noise(keys, shape, dtype), keys, loop=loop, unroll=unroll)
     return finish(x)
+
+
+def to_unit(x: Array) -> Array:
+    """Images from [−1, 1] to [0, 1], what is outside cut off.
+
+    Args:
+      x: [...].
+
+    Returns:
+      [...].
+    """
+    return jnp.clip((x + 1) / 2, 0.0, 1.0)
