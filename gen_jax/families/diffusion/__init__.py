@@ -1,11 +1,12 @@
-"""Diffusion models: process, prediction, losses, samplers, guidance and likelihood, each apart from the others.
+"""Diffusion models: process, network, loss, sampler, guidance and likelihood, each apart from the others.
 
 Papers:
   * "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239): DDPM below.
   * "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672): the cosine
     schedule, the learned variance, L_hybrid, importance sampling of steps, fewer steps.
   * "Denoising Diffusion Implicit Models", Song et al., 2021 (arXiv:2010.02502).
-  * "Diffusion Models Beat GANs on Image Synthesis", Dhariwal and Nichol, 2021 (arXiv:2105.05233): classifier guidance.
+  * "Diffusion Models Beat GANs on Image Synthesis", Dhariwal and Nichol, 2021 (arXiv:2105.05233): classifier guidance
+    and the network called ADM.
   * "Classifier-Free Diffusion Guidance", Ho and Salimans, 2022 (arXiv:2207.12598).
   * "Score-Based Generative Modeling through Stochastic Differential Equations", Song et al., 2021 (arXiv:2011.13456):
     continuous time, the probability-flow ODE.
@@ -37,6 +38,10 @@ What is independent of what:
   * `parameterization` turns whatever a network predicts into x_0, ε and a reverse step; nothing else asks what it was.
   * `losses` and `timesteps` are for training, `samplers`, `sampling` and `guidance` for sampling, `likelihood` for
     evaluation; any goes with any process and prediction.
+  * `unet` (DDPM's network), `adm` (ADM's), `classifier` (of noisy images) and `models` (for points) know no process:
+    they are told a time. `torch_weights` reads published weights of DDPM's.
+  * `objectives` puts process, network and loss together for a train step, `evaluation` for a test set; `exact` has the
+    best possible prediction where the data are a mixture of Gaussians.
 
 Differences from the papers:
   * Steps count from 0, as in the papers' code. Losses are means over dimensions, or bits/dim, not sums.
@@ -47,6 +52,8 @@ Differences from the papers:
     "uniform" and "quadratic", are moved apart where they would repeat a step.
 """
 
+from gen_jax.families.diffusion.adm import ADMUNet
+from gen_jax.families.diffusion.classifier import NoisyClassifier
 from gen_jax.families.diffusion.continuous import (
     Continuous,
     cosine_continuous,
@@ -82,6 +89,7 @@ from gen_jax.families.diffusion.losses import (
     min_snr_weight,
     normal_kl,
 )
+from gen_jax.families.diffusion.objectives import Diffusion, objective, predictor
 from gen_jax.families.diffusion.parameterization import (
     Reverse,
     clip_to_unit,
@@ -96,6 +104,7 @@ from gen_jax.families.diffusion.parameterization import (
 from gen_jax.families.diffusion.process import (
     Process,
     cosine_betas,
+    diffuse,
     linear_betas,
     make_process,
     q_posterior,
@@ -106,7 +115,7 @@ from gen_jax.families.diffusion.process import (
     told_time,
 )
 from gen_jax.families.diffusion.samplers import Sampler, ancestral, ddim, ddim_inversion, dpm_solver, inpaint
-from gen_jax.families.diffusion.sampling import run, sample, start_noise
+from gen_jax.families.diffusion.sampling import run, sample, start_noise, to_unit
 from gen_jax.families.diffusion.timesteps import (
     History,
     antithetic,
@@ -117,14 +126,19 @@ from gen_jax.families.diffusion.timesteps import (
     uniform,
     update_history,
 )
+from gen_jax.families.diffusion.unet import UNet
 
 __all__ = [
+    "ADMUNet",
     "Continuous",
+    "Diffusion",
     "Guide",
     "History",
+    "NoisyClassifier",
     "Process",
     "Reverse",
     "Sampler",
+    "UNet",
     "ancestral",
     "antithetic",
     "bound_terms",
@@ -138,6 +152,7 @@ __all__ = [
     "ddim",
     "ddim_inversion",
     "density_bits_per_dim",
+    "diffuse",
     "discretized_gaussian_log_likelihood",
     "dpm_solver",
     "drop_labels",
@@ -160,7 +175,9 @@ __all__ = [
     "make_process",
     "min_snr_weight",
     "normal_kl",
+    "objective",
     "prediction_target",
+    "predictor",
     "probability_flow",
     "q_posterior",
     "q_sample",
@@ -177,6 +194,7 @@ __all__ = [
     "start_noise",
     "step_levels",
     "stratified",
+    "to_unit",
     "told_time",
     "uniform",
     "update_history",
