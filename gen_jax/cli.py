@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -66,11 +67,11 @@ def _main(name: str, argv: list[str]) -> None:
         else:
             _train(experiment, config, folder, shlex.join(["python", "-m", f"experiments.{name}", *argv]))
         return
-    loaded = _load(folder, name, module, config_arguments, options.data_dir)
+    loaded, changed = _load(folder, name, module, config_arguments, options.data_dir)
     if options.mode == "eval":
-        _evaluate(loaded)
+        _evaluate(loaded, changed)
     else:
-        _sample(loaded, options.seed, options.num)
+        _sample(loaded, changed, options.seed, options.num)
 
 
 def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list[str]]:
@@ -140,7 +141,9 @@ def _override(config: ConfigDict, arguments: list[str]) -> ConfigDict:
 def _resolve_paths(config: ConfigDict, data_dir: str) -> None:
     """Makes the config's paths absolute, so that the run can be read back from any directory."""
     config.data.dir = data_dir or config.data.dir
-    for section, key in ((config.data, "dir"), (config, "init_from"), (config.eval, "features")):
+    guidance = config.get("guidance", {})
+    paths = ((config.data, "dir"), (config, "init_from"), (config.eval, "features"), (guidance, "classifier"))
+    for section, key in paths:
         if section.get(key):
             section[key] = str(absolute(section[key]))
 
@@ -180,8 +183,8 @@ def _train(experiment: Experiment, config: ConfigDict, folder: str, command: str
     print(f"All about this run: {absolute(folder) / 'README.md'}")
 
 
-def _load(folder: str, name: str, module: Any, arguments: list[str], data_dir: str) -> run.Run:
-    """Reads a workdir of this experiment, with overrides."""
+def _load(folder: str, name: str, module: Any, arguments: list[str], data_dir: str) -> tuple[run.Run, dict[str, Any]]:
+    """Reads a workdir of this experiment, with overrides; also says which values differ from the run's by them."""
     path = absolute(folder)
     text = workdir.read_config_text(path)
     if text is None:
@@ -195,11 +198,21 @@ def _load(folder: str, name: str, module: Any, arguments: list[str], data_dir: s
     _resolve_paths(config, data_dir)
     module.validate(config)
     changed = {key: value for key, value in config_lib.flatten(config).items() if value != before[key]}
-    return run.load(path, changed)
+    return run.load(path, changed), changed
 
 
-def _evaluate(loaded: run.Run) -> None:
-    """Evaluates a run with a progress bar, and writes `evaluation.json`."""
+def _suffix(changed: dict[str, Any]) -> str:
+    """What a file's name says of the values that differ from the run's: results of different ones lie side by side."""
+    parts = [f"_{key}={value}" for key, value in sorted(changed.items()) if key not in ("data.dir", "parallel.backend")]
+    # Of paths their last part is shown; a digest of everything tells apart what is then alike. A name has 255 bytes.
+    shown = "".join(re.sub(r"[^\w.=+-]+", "-", re.sub(r"[^=]*/", "", part)) for part in parts)
+    if shown == "".join(parts) and len(shown) <= 170:
+        return shown
+    return f"{shown[:170]}_{hashlib.sha256(''.join(parts).encode()).hexdigest()[:8]}"
+
+
+def _evaluate(loaded: run.Run, changed: dict[str, Any]) -> None:
+    """Evaluates a run with a progress bar, and writes `evaluation.json`, or with overrides a file that names them."""
     total = loaded.experiment.test_source.num_examples
     with tqdm.tqdm(total=total, unit="example") as bar:
         results = loaded.evaluate(lambda done: bar.update(done - bar.n))
@@ -207,21 +220,23 @@ def _evaluate(loaded: run.Run) -> None:
         return
     for key, value in results.items():
         print(f"{key:32} {value:.6g}")
-    path = workdir.open_workdir(loaded.workdir) / "evaluation.json"
-    replace_text(path, json.dumps({"step": loaded.step} | results, indent=2) + "\n")
+    path = workdir.open_workdir(loaded.workdir) / f"evaluation{_suffix(changed)}.json"
+    config = {"config": changed} if changed else {}
+    replace_text(path, json.dumps({"step": loaded.step} | config | results, indent=2) + "\n")
     print(path)
 
 
-def _sample(loaded: run.Run, seed: int, num: int) -> None:
+def _sample(loaded: run.Run, changed: dict[str, Any], seed: int, num: int) -> None:
     """Draws samples from a run, and writes them as a picture and as an array."""
     samples = loaded.sample(seed, num)
     if jax.process_index():
         return
     folder = workdir.open_workdir(loaded.workdir / "samples")
-    np.save(folder / f"seed{seed}_num{num}.npy", samples)
+    name = f"seed{seed}_num{num}{_suffix(changed)}"
+    np.save(folder / f"{name}.npy", samples)
     picture = _sheet(samples, f"{num} samples, seed {seed}, step {loaded.step}")
-    print(writer.save_png(drawing.draw(picture), folder / f"seed{seed}_num{num}.png"))
-    print(folder / f"seed{seed}_num{num}.npy")
+    print(writer.save_png(drawing.draw(picture), folder / f"{name}.png"))
+    print(folder / f"{name}.npy")
 
 
 def _sheet(samples: np.ndarray, title: str) -> Grid | Scatter:

@@ -22,12 +22,22 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?
 # are saved and how codes and samples are judged at the end, never what is trained.
 FREE_TO_CHANGE = (
     "data.dir",
+    "eval.bound",
+    "eval.bound_chunk",
     "eval.features",
+    "eval.flow_steps",
     "eval.num_samples",
     "eval.probe_examples",
+    "model.remat",
     "parallel.backend",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+)
+
+# Sections and keys that made the state of a run: to read it back with others would be to read another model.
+TRAINED = (
+    *("experiment", "game", "init_from", "model", "objective", "optim", "preset", "process", "seed", "train"),
+    "data.name",
 )
 
 
@@ -315,6 +325,27 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
     for section in sections:
         config = config[section]
     config[last] = value
+
+
+def check_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
+    """Refuses to read a run back with other values of what it was trained with.
+
+    Args:
+      config: of the run.
+      overrides: by dotted key; those that agree with the run's are let through.
+
+    Raises:
+      UserError: for the first key in `TRAINED` whose value differs, or an unknown key.
+    """
+    wanted = ConfigDict(config.to_dict())
+    for key, value in overrides.items():
+        set_value(wanted, key, value)
+        trained = (key in TRAINED or key.split(".")[0] in TRAINED) and key not in FREE_TO_CHANGE
+        if trained and get(wanted, key) != get(config, key):
+            raise UserError(
+                f"config.{key} was {get(config, key)!r} when the run was trained and cannot be {value!r} now; leave it "
+                "out, or train another run."
+            )
 
 
 def to_json(config: ConfigDict) -> str:

@@ -129,7 +129,8 @@ def load(path: str | os.PathLike[str], overrides: dict[str, Any] | None = None) 
       data says so.
 
     Raises:
-      UserError: where the folder is not a workdir, names an unknown experiment, or has no checkpoint to read.
+      UserError: where the folder is not a workdir, names an unknown experiment, or has no checkpoint to read, and where
+        an override would change what was trained.
     """
     folder = absolute(path)
     text = workdir.read_config_text(folder)
@@ -137,6 +138,7 @@ def load(path: str | os.PathLike[str], overrides: dict[str, Any] | None = None) 
         raise UserError(f"{folder} is not the workdir of a run: it has no config.json.")
     module = find_experiment(workdir.experiment_name(folder, text))
     config = config_lib.from_json(text, module.get_config())
+    config_lib.check_overrides(config, overrides or {})
     for key, value in (overrides or {}).items():
         config_lib.set_value(config, key, value)
     experiment = build(module, config, folder)

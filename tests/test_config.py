@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
 from gen_jax import run
@@ -97,3 +98,16 @@ def test_a_preset_changes_the_config_that_names_it():
     config.preset = "smal"
     with pytest.raises(UserError, match=r"mine has no preset 'smal' \(did you mean small\?\); .* small, large"):
         config_lib.apply_preset(config, presets)
+
+
+def test_what_a_run_was_trained_with_cannot_be_overridden():
+    config = config_lib.base_config()
+    config.process = ConfigDict({"num_steps": 1000})
+    config.sampler = ConfigDict({"num_steps": 50, "name": "ddim"})
+    config_lib.check_overrides(config, {"sampler.num_steps": 10, "eval.batch_size": 7, "process.num_steps": 1000})
+    for key, value in {"process.num_steps": 500, "train.batch_size": 1, "seed": 3, "optim.b1": 0.5}.items():
+        with pytest.raises(UserError, match=rf"config\.{key} was .* when the run was trained"):
+            config_lib.check_overrides(config, {key: value})
+    with pytest.raises(UserError, match=r"no key 'sampler\.num_step'"):
+        config_lib.check_overrides(config, {"sampler.num_step": 10})
+    assert config.sampler.num_steps == 50, "the config itself stays"

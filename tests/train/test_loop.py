@@ -238,13 +238,23 @@ def test_samples_that_are_points_are_written_as_a_picture_and_an_array(tmp_path,
     experiment = build(config)
     workdir = tmp_path / "run"
     loaded = run.Run(workdir, config, experiment.init(rng.root(0)), experiment)
-    cli._sample(loaded, seed=3, num=5)
+    cli._sample(loaded, {}, seed=3, num=5)
     assert [line.rsplit("/", 1)[1] for line in capsys.readouterr().out.split()] == ["seed3_num5.png", "seed3_num5.npy"]
     points = np.load(workdir / "samples/seed3_num5.npy")
     assert points.shape == (5, 2) and np.array_equal(points, loaded.sample(seed=3, num=5))
     sheet = cli._sheet(points, "a title")
     assert isinstance(sheet, Scatter) and np.array_equal(sheet.points, points)
     assert (workdir / "samples/seed3_num5.png").stat().st_size
+
+    changed = {"sampler.num_steps": 50, "sampler.name": "ddim", "data.dir": "/elsewhere", "guidance.path": "/a b/run 1"}
+    cli._sample(loaded, changed, seed=3, num=5)
+    names = [path.name for path in (workdir / "samples").glob("seed3_num5_guidance*.npy")]
+    assert len(names) == 1 and "guidance.path=run-1_sampler.name=ddim_sampler.num_steps=50_" in names[0]
+    assert np.array_equal(np.load(workdir / "samples" / names[0]), points), "beside the others, named by what differs"
+    assert cli._suffix({"a.b": 1, "c": "d"}) == "_a.b=1_c=d"
+    assert cli._suffix({"a": "/x/nc"}) != cli._suffix({"a": "/y/nc"})
+    long = [cli._suffix({"a" * 300: "b" * 300, "c": value}) for value in "de"]
+    assert long[0] != long[1] and max(map(len, long)) <= 180
 
 
 @pytest.mark.parametrize(
