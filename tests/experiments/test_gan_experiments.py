@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _game, _image_gan, _point_gan, dcgan, gan, gan_ring, unrolled_gan, wgan_gp
+from experiments import _game, _images, _point_gan, dcgan, gan, gan_ring, unrolled_gan, wgan_gp
 from gen_jax import rng
 from gen_jax.contracts import UserError
 
@@ -162,11 +162,11 @@ def test_judged_images_are_of_all_classes_though_the_set_is_ordered():
                 image = np.full((60, 2, 2, 1), start // 60, np.uint8)
                 yield {"image": image, "row": np.arange(start, start + 60), "mask": np.ones(60, np.float32)}
 
-    images = _image_gan.images_of(Ordered(), 120)
+    images = _images.images_of(Ordered(), 120)
     assert images.shape == (120, 2, 2, 1)
     assert len(np.unique(images)) == 10
-    assert np.array_equal(images, _image_gan.images_of(Ordered(), 120))
-    assert len(_image_gan.images_of(Ordered())) == 600
+    assert np.array_equal(images, _images.images_of(Ordered(), 120))
+    assert len(_images.images_of(Ordered())) == 600
 
 
 def test_a_run_whose_judge_is_gone_still_samples(tmp_path):
