@@ -38,5 +38,4 @@ test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist=worksteal $(ARGS)
 
 bench: setup
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m experiments.benchmarks $(ARGS)

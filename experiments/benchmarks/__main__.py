@@ -19,8 +19,9 @@ def main() -> None:
 
     import jax
 
-    from experiments.benchmarks import autoencoder, gan, vae
+    from experiments.benchmarks import autoencoder, diffusion, gan, vae
 
+    on_cpu = jax.default_backend() == "cpu"
     turns = 5 if quick else 25
     rows = [
         vae.loop_overhead(turns),
@@ -28,9 +29,14 @@ def main() -> None:
         vae.loader(),
         vae.peak_memory(),
         autoencoder.contraction(turns),
+        diffusion.one_program(turns),
+        diffusion.remat_memory(),
+        diffusion.group_norm(turns),
+        *([diffusion.flags(turns)] if on_cpu else diffusion.accelerator()),
     ]
     if importlib.util.find_spec("torch"):
         rows += [*vae.against_torch(turns), autoencoder.against_torch(turns), *gan.against_torch(turns)]
+        rows += diffusion.against_torch(turns)
     print(f"\n{datetime.date.today()}, {platform.machine()}, {jax.devices()[0].device_kind}, JAX {jax.__version__}\n")
     print("| what | measured | bound |\n|---|---|---|")
     for what, measured, bound in rows:

@@ -1,0 +1,245 @@
+"""The benchmarks of diffusion: training and sampling steps against PyTorch, one program against a loop, memory."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gen_jax import rng, runtime
+from gen_jax.families import diffusion as family
+from gen_jax.families.diffusion import objectives
+from gen_jax.families.diffusion.objectives import Diffusion
+from gen_jax.families.diffusion.unet import UNet
+from gen_jax.nn.group_norm import GroupNorm, num_groups_of
+from gen_jax.train.state import init_state
+from gen_jax.train.step import make_train_step
+
+from . import timing
+from .timing import Row
+
+# The side of the images, their colours and the channels of the network.
+_SIZES = ((28, 1, 32), (32, 3, 32), (32, 3, 64))
+_BATCH = 32
+
+
+def _sizes(side: int, channels: int) -> dict[str, Any]:
+    """A U-Net of three levels, two blocks each; at 32 pixels with attention at 16."""
+    return {
+        "channels": channels,
+        "channel_mult": (1, 2, 2),
+        "num_blocks": 2,
+        "attention_at": (side // 2,),
+        "dropout": 0.0,
+    }
+
+
+def _model(side: int, colours: int, channels: int, *, remat: bool = False) -> Diffusion:
+    model = UNet(colours, **_sizes(side, channels), remat=remat)
+    return Diffusion(family.make_process(family.linear_betas(1000)), model)
+
+
+def _images(side: int, colours: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (_BATCH, side, side, colours), np.uint8)
+
+
+def _train(diffusion: Diffusion, images: np.ndarray, compute_dtype: Any = jnp.float32) -> tuple[Any, Any, Any]:
+    """A train step, its state and its batch."""
+    tx = optax.adam(2e-4)
+    loss = functools.partial(objectives.objective, diffusion=diffusion)
+    step = make_train_step(loss, tx, compute_dtype=compute_dtype, whole_batch=True)
+    key = rng.root(0)
+    params = jax.jit(diffusion.model.init)(key, jnp.zeros((1, *images.shape[1:])), jnp.zeros(1, jnp.int32))["params"]
+    batch = {"image": jnp.asarray(images), "index": jnp.arange(len(images))}
+    return step, init_state(params, tx, key), batch
+
+
+def _train_call(diffusion: Diffusion, images: np.ndarray) -> tuple[Callable[[], None], Any]:
+    """A function that makes one training step, and the parameters."""
+    step, state, batch = _train(diffusion, images)
+    compiled = jax.jit(step, donate_argnums=0)
+    params = jax.tree.map(jnp.copy, state.params)
+
+    def call() -> None:
+        nonlocal state
+        state, _ = compiled(state, batch)
+        jax.block_until_ready(state)
+
+    return call, params
+
+
+def against_torch(turns: int) -> list[Row]:
+    """A training step and a sampling step of DDPM's U-Net against the same network in PyTorch, in turns."""
+    return [row for size in _SIZES for row in _rows(*size, turns)]
+
+
+def _rows(side: int, colours: int, channels: int, turns: int) -> list[Row]:
+    import torch
+
+    from . import torch_diffusion
+
+    diffusion, images = _model(side, colours, channels), _images(side, colours)
+    train, params = _train_call(diffusion, images)
+    torch.manual_seed(0)
+    net = torch_diffusion.UNet(side, colours, groups=num_groups_of, **_sizes(side, channels))
+    if sum(p.numel() for p in net.parameters()) != sum(leaf.size for leaf in jax.tree.leaves(params)):
+        raise RuntimeError("The U-Nets differ: they are no measure of each other.")
+    peers = torch_diffusion.contestants(net, images)
+
+    sampler = family.ddim(diffusion.process, objectives.predictor(diffusion, params))
+    step = jax.jit(sampler.step)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((_BATCH, side, side, colours), np.float32))
+    keys = rng.per_example(rng.root(0), np.arange(_BATCH))
+
+    def sample() -> None:
+        jax.block_until_ready(step(x, (), jnp.int32(500), keys))
+
+    what = f"DDPM's U-Net, {side} pixels, {channels} channels, batch {_BATCH}"
+    return [
+        _best(f"{what}: training step", train, {name: peer[0] for name, peer in peers.items()}, turns),
+        _best(f"{what}: sampling step", sample, {name: peer[1] for name, peer in peers.items()}, turns),
+    ]
+
+
+def _best(what: str, ours: Callable[[], None], peers: dict[str, Callable[[], None]], turns: int) -> Row:
+    """A row against the quickest of the peers."""
+    ratios = {name: timing.interleave(ours, peer, turns, calls=2) for name, peer in peers.items()}
+    name, ratio = max(ratios.items(), key=lambda pair: pair[1].median)
+    times = f"{1e3 * ratio.seconds:.0f} ms against {1e3 * ratio.reference:.0f} ms"
+    return f"{what}, against PyTorch ({name})", f"{ratio}; {times}", "≤ 1.0x"
+
+
+def one_program(turns: int) -> Row:
+    """Sampling as one compiled program against a Python loop of compiled steps."""
+    side, colours, channels = _SIZES[0]
+    diffusion = _model(side, colours, channels)
+    _, state, _ = _train(diffusion, _images(side, colours))
+    few = family.space(diffusion.process, family.spaced_steps(1000, 10))
+    keys = rng.per_example(rng.root(0), np.arange(_BATCH))
+    shape = (side, side, colours)
+
+    def sampler(params: Any) -> family.Sampler:
+        return family.ddim(few, objectives.predictor(diffusion, params))
+
+    whole = jax.jit(lambda params: family.sample(sampler(params), keys, shape))
+    step = jax.jit(lambda params, *args: sampler(params).step(*args))
+    looped = sampler(state.params)._replace(step=functools.partial(step, state.params))
+    ratio = timing.interleave(
+        lambda: jax.block_until_ready(whole(state.params)),
+        lambda: jax.block_until_ready(family.sample(looped, keys, shape, loop="python")),
+        turns,
+        calls=1,
+    )
+    what = (
+        f"10 steps of DDIM as one program against a Python loop of compiled steps, {side} pixels, {channels} channels"
+    )
+    return what, str(ratio), ""
+
+
+def remat_memory() -> Row:
+    """The memory that XLA plans for a training step, with and without keeping the activations inside of blocks."""
+    side, colours, channels = _SIZES[1]
+    sizes = []
+    for remat in (True, False):
+        step, state, batch = _train(_model(side, colours, channels, remat=remat), _images(side, colours))
+        analysis: Any = jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
+        sizes.append(analysis.temp_size_in_bytes / 2**20)
+    what = f"temporary memory of a training step with remat against without, {side} pixels, {channels} channels"
+    return what, f"{sizes[0] / sizes[1]:.2f}x; {sizes[0]:.0f} MiB against {sizes[1]:.0f} MiB", ""
+
+
+def group_norm(turns: int) -> Row:
+    """Group normalisation, forward and backward, in our form against Linen's."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((_BATCH, 32, 32, 64), np.float32))
+
+    def gradient(layer: nn.Module) -> Callable[[], None]:
+        params = layer.init(rng.root(0), x)
+        compiled = jax.jit(jax.grad(lambda params, x: jnp.sum(jnp.asarray(layer.apply(params, x)) ** 3), (0, 1)))
+        return lambda: jax.block_until_ready(compiled(params, x))
+
+    ratio = timing.interleave(gradient(GroupNorm(16)), gradient(nn.GroupNorm(16)), turns, calls=5)
+    return "group normalisation and its gradient, 32x32x64, against Linen's", str(ratio), ""
+
+
+def flags(turns: int) -> Row:
+    """A training step in a process that `runtime.configure` has set up, against one with JAX's defaults."""
+    script = "from experiments.benchmarks import diffusion; print(diffusion.step_seconds({}))"
+
+    def seconds(configured: bool) -> float:
+        done = subprocess.run(
+            [sys.executable, "-c", script.format(configured)], capture_output=True, text=True, check=True
+        )
+        return float(done.stdout.split()[-1])
+
+    ratios = [seconds(True) / seconds(False) for _ in range(max(2, turns // 5))]
+    low, median, high = np.percentile(ratios, [10, 50, 90])
+    what = "training step of the U-Net, 32 pixels, 32 channels: our XLA flags and allocator against JAX's defaults"
+    return what, f"{median:.2f}x ({low:.2f} to {high:.2f})", ""
+
+
+def step_seconds(configured: bool) -> float:
+    """The median time of a training step in this process, which nothing has been computed in yet.
+
+    Args:
+      configured: whether `runtime.configure` is called first.
+
+    Returns:
+      Seconds.
+    """
+    if configured:
+        runtime.configure()
+    side, colours, channels = _SIZES[1]
+    call, _ = _train_call(_model(side, colours, channels), _images(side, colours))
+    call()
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def accelerator(batch: int = 128, sizes: dict[str, Any] | None = None, calls: int = 20) -> list[Row]:
+    """Steps a second of the CIFAR-10 network on one accelerator, in both precisions, and how much of its peak that is.
+
+    Args:
+      batch: examples a step.
+      sizes: of the network; None for the paper's.
+      calls: how many steps are timed.
+
+    Returns:
+      A row for each precision.
+    """
+    model = UNet(3, **(sizes or {"dropout": 0.0}))
+    diffusion = Diffusion(family.make_process(family.linear_betas(1000)), model)
+    images = np.random.default_rng(0).integers(0, 256, (batch, 32, 32, 3), np.uint8)
+    rows = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        step, state, data = _train(diffusion, images, compute_dtype=dtype)
+        compiled = jax.jit(step, donate_argnums=0).lower(state, data).compile()
+        costs: Any = compiled.cost_analysis()
+        state = jax.block_until_ready(compiled(state, data)[0])
+        start = time.perf_counter()
+        for _ in range(calls):
+            state, _ = compiled(state, data)
+        jax.block_until_ready(state)
+        rate = calls / (time.perf_counter() - start)
+        kind = jax.devices()[0].device_kind
+        peak = next((peak for name, peak in _PEAKS.items() if name in kind), None)
+        share = f", {100 * rate * costs['flops'] / peak:.0f} % of its bfloat16 peak" if peak else ""
+        what = f"CIFAR-10 network, batch {batch}, {jnp.dtype(dtype).name}, {kind}"
+        rows.append((what, f"{rate:.1f} steps/s, {1e-12 * rate * costs['flops']:.1f} TFLOP/s{share}", ""))
+    return rows
+
+
+# FLOP/s of dense matrix products in bfloat16, by the makers' data sheets.
+_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "TPU v4": 275e12, "TPU v5 lite": 197e12}
