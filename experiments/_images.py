@@ -36,15 +36,15 @@ def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None) -> tup
     classes = config.model.num_classes
     # Data that are gone have no labels, and need none to sample.
     labels, tested = (getattr(source, "labels", None) for source in found)
-    if classes and tested is not None and not (tested.min() >= 0 and tested.max() < classes):
-        raise UserError(
-            f"The test images of {config.data.name} have labels from {tested.min()} to {tested.max()}, which "
-            f"config.model.num_classes={classes} does not cover; give them those of the training images."
-        )
     if classes and labels is not None and not (labels.min() >= 0 and labels.max() == classes - 1):
         raise UserError(
             f"config.model.num_classes={classes} does not fit the labels of {config.data.name}, which go from "
             f"{labels.min()} to {labels.max()}; give one more than the largest, or 0 where images have no label (-1)."
+        )
+    if classes and tested is not None and not (tested.min() >= 0 and tested.max() < classes):
+        raise UserError(
+            f"The test images of {config.data.name} have labels from {tested.min()} to {tested.max()}, which "
+            f"config.model.num_classes={classes} does not cover; give them those of the training images."
         )
     return found
 

@@ -327,7 +327,7 @@ def test_a_label_that_is_asked_for_is_everyone_s_and_otherwise_each_has_its_own(
 def guided_samples(classifier, **values):
     """Samples of class 3 of a model without labels, by the ancestral sampler and a classifier."""
     config = changed(ddpm, sampler__name="ancestral", guidance__label=3, guidance__name="classifier", **values)
-    diffusion = Diffusion(_diffusion.make_process(config), Small())
+    diffusion = Diffusion(_diffusion.make_process(config), Small(), config.model.prediction)
     state = drawn_state(small(changed(ddpm)))
     draw = functools.partial(
         _diffusion_pictures.sample,
