@@ -2,7 +2,7 @@
 
 Command: python -m experiments.ddpm --workdir=runs/ddpm
 Expected: Fréchet distance 1.6 by the package's classifier, from 10,000 samples, and 3.90 bits/dim (Fashion-MNIST 10k)
-Time: 11 min of training on two CPU cores, and 5 to judge the samples
+Time: 22 min of training on two CPU cores beside other jobs, and 5 to judge the samples
 
 Presets (--preset=...):
   default  a small U-Net that predicts v, on the Fashion-MNIST images that come with the package

@@ -2,7 +2,7 @@ r"""Guided diffusion: ADM's network, guided by itself or by a classifier (Dhariw
 
 Command: python -m experiments.guided_diffusion --workdir=runs/guided_diffusion
 Expected: garments of the 10 classes that are asked for (Fashion-MNIST 10k, 8 epochs); not measured yet
-Time: about 15 min on two CPU cores
+Time: not measured yet
 
 Presets (--preset=...):
   default     told the class, but for one image in ten; guided by itself, s = 1.5; 20 steps of DPM-Solver++

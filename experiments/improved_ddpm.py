@@ -2,7 +2,7 @@
 
 Command: python -m experiments.improved_ddpm --workdir=runs/improved_ddpm
 Expected: garments of the 10 classes (Fashion-MNIST 10k, 8 epochs); its numbers are not measured yet
-Time: about 15 min on two CPU cores
+Time: not measured yet
 
 Presets (--preset=...):
   default  cosine schedule, L_hybrid, on the Fashion-MNIST images that come with the package; 50 ancestral steps

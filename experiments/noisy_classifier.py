@@ -2,7 +2,7 @@
 
 Command: python -m experiments.noisy_classifier --workdir=runs/noisy_classifier
 Expected: most of 1,000 test images classified without noise, and fewer the noisier they are; not measured yet
-Time: about 5 min on two CPU cores
+Time: not measured yet
 
 `experiments.ddpm`, `improved_ddpm` and `guided_diffusion` take its workdir as --config.guidance.classifier, with
 --config.guidance.name=classifier; it must know their process (--config.process.schedule=cosine for improved_ddpm).
