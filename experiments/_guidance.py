@@ -145,7 +145,7 @@ def build_classifier(config: ConfigDict, image_shape: tuple[int, ...]) -> NoisyC
     """
     m = config.model
     unet.check_sizes(image_shape, tuple(m.channel_mult), tuple(m.attention_at))
-    adm.check_heads(m.channels, tuple(m.channel_mult), m.head_channels)
+    adm.check_heads(image_shape[0], m.channels, tuple(m.channel_mult), tuple(m.attention_at), m.head_channels)
     return NoisyClassifier(
         channels=m.channels,
         channel_mult=tuple(m.channel_mult),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 
@@ -13,12 +14,24 @@ import pytest
 from gen_jax import rng, run
 from gen_jax.checkpoint import to_arrays
 from gen_jax.contracts import Film, Grid, UserError
+from gen_jax.data import ImageBatches
 from gen_jax.run import Run
 from gen_jax.train.drawing import draw
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.parallel import Layout, to_host
 
 NAMES = run.experiment_names()
+
+
+def build(name: str, config):
+    """The experiment, with no more than 300 test images: two batches, the second not full."""
+    module = run.find_experiment(name)
+    experiment = module.build(config)
+    test = experiment.test_source
+    if not isinstance(test, ImageBatches):
+        return experiment
+    few = dataclasses.replace(test, images=test.images[:300], labels=test.labels[:300])
+    return module.build(config, (experiment.train_source, few))
 
 
 @functools.cache
@@ -32,7 +45,47 @@ def experiment_of(name: str, optimizer: str = "adam"):
     if optimizer == "sgd":
         # Plain SGD: Adam hides a gradient that is a constant factor too large.
         config.optim.name, config.optim.learning_rate = "sgd", 1e-3
-    return run.find_experiment(name).build(config)
+    return build(name, config)
+
+
+@functools.cache
+def start_of(name: str, optimizer: str = "adam"):
+    """The state at step 0, on the host."""
+    return to_host(jax.jit(experiment_of(name, optimizer).init)(rng.root(0)))
+
+
+def every_preset():
+    """(experiment, preset) of all presets, the default among them."""
+    return [(name, preset) for name in NAMES for preset in run.find_experiment(name)._PRESETS]
+
+
+# What the sets that presets name hold, where they do not come with the package: the shape and how many classes.
+ELSEWHERE = {"cifar10": ((32, 32, 3), 10), "images": ((64, 64, 3), 1000), "mnist": ((28, 28, 1), 10)}
+ELSEWHERE["fashion_mnist"] = ELSEWHERE["mnist"]
+
+
+@pytest.mark.parametrize(("name", "preset"), every_preset())
+def test_every_preset_can_be_built_and_its_train_step_traced(name, preset):
+    module = run.find_experiment(name)
+    config = module.get_config(preset)
+    sources = None
+    if config.data.name in ELSEWHERE:
+        shape, classes = ELSEWHERE[config.data.name]
+        source = ImageBatches(
+            images=np.zeros((2 * classes, *shape), np.uint8),
+            labels=np.arange(2 * classes, dtype=np.int32) % classes,
+            batch_size=config.train.batch_size,
+            evaluation_batch_size=config.eval.batch_size,
+            seed=0,
+            fingerprint="0",
+            origin="zeros",
+        )
+        sources = source, source
+    experiment = module.build(config, sources)
+    state = jax.eval_shape(experiment.init, rng.root(0))
+    after, metrics = jax.eval_shape(experiment.train_step, state, call_batch(experiment, 0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert "loss" in metrics
 
 
 def call_batch(experiment, first: int):
@@ -41,7 +94,7 @@ def call_batch(experiment, first: int):
     return experiment.train_source.batch(first) if count == 1 else experiment.train_source.batches(first, count)
 
 
-def train_calls(experiment, layout: Layout, calls: int):
+def train_calls(experiment, start, layout: Layout, calls: int):
     """The state and the metrics after some calls of the wrapped step, and how often it was traced."""
     traces = []
 
@@ -50,7 +103,7 @@ def train_calls(experiment, layout: Layout, calls: int):
         return experiment.train_step(state, batch, axis_name=axis_name)
 
     step = layout.wrap_train(counted, experiment.steps_per_call)
-    state = layout.put_state(experiment.init(rng.root(0)))
+    state = layout.put_state(start)
     for call in range(calls):
         before = state
         batch = call_batch(experiment, call * experiment.steps_per_call)
@@ -79,10 +132,10 @@ def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name):
         (backend, count): Layout(backend, jax.devices()[:count])
         for backend, count in (("jit", 1), ("jit", 8), ("pmap", 2), ("pmap", 8))
     }
-    results = {key: train_calls(experiment, layout, calls) for key, layout in layouts.items()}
+    start = start_of(name, "sgd")
+    results = {key: train_calls(experiment, start, layout, calls) for key, layout in layouts.items()}
     reference = results["jit", 1]
-    start = experiment.init(rng.root(0)).params
-    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), reference[0].params, to_host(start))
+    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), reference[0].params, start.params)
     assert max(jax.tree.leaves(moved)) > 1e-4, "the steps did nothing; the comparison would be empty"
     for result in results.values():
         chex.assert_trees_all_close(result[0].params, reference[0].params, rtol=0, atol=1e-6)
@@ -92,16 +145,16 @@ def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("backend", "count"), [("jit", 1), ("pmap", 8)])
 def test_the_second_call_does_not_compile_again(name, backend, count):
-    _, _, traces = train_calls(experiment_of(name), Layout(backend, jax.devices()[:count]), 3)
+    _, _, traces = train_calls(experiment_of(name), start_of(name), Layout(backend, jax.devices()[:count]), 3)
     assert traces == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_jit_the_step_does_the_same(name):
     experiment = experiment_of(name, "sgd")
-    compiled, _, _ = train_calls(experiment, Layout("jit", jax.devices()[:1]), 1)
+    compiled, _, _ = train_calls(experiment, start_of(name, "sgd"), Layout("jit", jax.devices()[:1]), 1)
     with jax.disable_jit():
-        plain, _ = experiment.train_step(experiment.init(rng.root(0)), call_batch(experiment, 0))
+        plain, _ = experiment.train_step(start_of(name, "sgd"), call_batch(experiment, 0))
     chex.assert_trees_all_close(to_host(plain).params, compiled.params, rtol=0, atol=1e-5)
 
 
@@ -116,7 +169,7 @@ def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
     layout = Layout("jit", jax.devices()[:1])
     step = layout.wrap_train(experiment.train_step, experiment.steps_per_call)
-    start = experiment.init(rng.root(0))
+    start = start_of(name)
     state, batch = (
         layout.put_state(start),
         layout.put_batch(call_batch(experiment, 0), experiment.steps_per_call),
@@ -138,7 +191,7 @@ def test_the_loss_falls_on_one_repeated_batch(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     experiment = experiment_of(name)
-    state = experiment.init(rng.root(0))
+    state = start_of(name)
     means = []
     for layout in (Layout("jit", jax.devices()[:1]), Layout("pmap"), Layout("jit")):
         means.append(
@@ -152,7 +205,7 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     experiment = experiment_of(name)
-    loaded = Run(tmp_path, config_of(name), to_host(experiment.init(rng.root(0))), experiment)
+    loaded = Run(tmp_path, config_of(name), start_of(name), experiment)
     many = loaded.sample(seed=3, num=40)
     assert many.shape[0] == 40
     if many.ndim == 4:
@@ -175,7 +228,7 @@ def test_a_run_whose_data_are_gone_still_samples(name):
         absent.append(run._AbsentSource.of(facts, UserError("The data are gone.")))
     gone = run.find_experiment(name).build(config_of(name), tuple(absent))
     samples = [
-        jax.jit(experiment.sample)(experiment.init(rng.root(0)), rng.per_example(rng.root(1), np.arange(16)))
+        jax.jit(experiment.sample)(start_of(name), rng.per_example(rng.root(1), np.arange(16)))
         for experiment in (here, gone)
     ]
     assert np.array_equal(*samples)
@@ -186,7 +239,7 @@ def test_a_run_whose_data_are_gone_still_samples(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     experiment = experiment_of(name)
-    state = to_host(jax.jit(experiment.settle)(experiment.init(rng.root(0))))
+    state = to_host(jax.jit(experiment.settle)(start_of(name)))
     first, second = experiment.pictures(state), experiment.pictures(state)
     assert first.keys() == second.keys() and first
     for key, picture in first.items():
@@ -205,9 +258,9 @@ def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     experiment = experiment_of(name)
     if experiment.frame is None:
         return
-    trained, _, _ = train_calls(experiment, Layout("jit", jax.devices()[:1]), 3)
+    trained, _, _ = train_calls(experiment, start_of(name), Layout("jit", jax.devices()[:1]), 3)
     settle = jax.jit(experiment.settle)
-    early, late = (to_host(settle(state)) for state in (experiment.init(rng.root(0)), trained))
+    early, late = (to_host(settle(state)) for state in (start_of(name), trained))
     one, two, other = (np.asarray(draw(experiment.frame(state))) for state in (early, early, late))
     assert np.array_equal(one, two) and one.std() > 0
     assert one.shape == other.shape and not np.array_equal(one, other)
@@ -216,7 +269,7 @@ def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_settling_keeps_what_was_trained_and_every_warning_is_a_metric(name):
     experiment = experiment_of(name)
-    trained, metrics, _ = train_calls(experiment, Layout("jit", jax.devices()[:1]), 1)
+    trained, metrics, _ = train_calls(experiment, start_of(name), Layout("jit", jax.devices()[:1]), 1)
     settled = to_host(jax.jit(experiment.settle)(trained))
     assert jax.tree.structure(settled) == jax.tree.structure(trained)
     chex.assert_trees_all_equal((settled.step, settled.params), (trained.step, trained.params))

@@ -22,18 +22,24 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _zeros = nn.initializers.zeros_init()
 
 
-def check_heads(channels: int, channel_mult: tuple[int, ...], head_channels: int) -> None:
-    """Refuses heads of a size that a level's channels cannot be cut into.
+def check_heads(
+    height: int, channels: int, channel_mult: tuple[int, ...], attention_at: tuple[int, ...], head_channels: int
+) -> None:
+    """Refuses heads of a size that the channels of a level with attention cannot be cut into.
 
     Args:
+      height: of the images.
       channels: of the network.
-      channel_mult: of the network, one number a level.
+      channel_mult: of the network, one number a level; the last level has attention always.
+      attention_at: of the network, the heights of feature maps.
       head_channels: of the network.
 
     Raises:
       UserError: naming the first level's channels for which that is so.
     """
-    widths = [channels * m for m in channel_mult]
+    last = len(channel_mult) - 1
+    attend = [level for level in range(last + 1) if level == last or height // 2**level in attention_at]
+    widths = [channels * channel_mult[level] for level in attend]
     for width in widths:
         if head_channels < 1 or width % head_channels:
             raise UserError(

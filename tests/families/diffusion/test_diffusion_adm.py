@@ -410,9 +410,12 @@ def test_half_precision():
 
 
 def test_heads_that_cannot_be_are_refused():
-    """Every level's channels are a multiple of a head's."""
-    check_heads(192, (1, 2, 3, 4), 64)
+    """The channels of every level that has attention are a multiple of a head's; the last level always has it."""
+    check_heads(64, 192, (1, 2, 3, 4), (32, 16, 8), 64)
+    check_heads(28, 16, (1, 2, 4), (7,), 32)
     with pytest.raises(UserError, match=r"head_channels is 64, and a level of 96 channels .* divides 192, 96"):
-        check_heads(96, (2, 1), 64)
+        check_heads(32, 96, (2, 1), (32,), 64)
+    with pytest.raises(UserError, match=r"a level of 96 channels .* divides 96"):
+        check_heads(32, 96, (2, 1), (), 64)
     with pytest.raises(UserError, match="head_channels is 0"):
-        check_heads(64, (1, 2), 0)
+        check_heads(32, 64, (1, 2), (), 0)
