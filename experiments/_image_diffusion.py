@@ -126,6 +126,7 @@ def tiny_run(config: ConfigDict) -> None:
     config.train.log_every = "2 steps"
     config.train.eval_every = config.train.checkpoint_every = "4 steps"
     config.train.ema_half_life = "4 steps"
+    config.eval.batch_size = 40
     config.eval.sample_chunk = 16
     config.eval.num_samples = 0
 

@@ -110,6 +110,7 @@ def _tiny(config: ConfigDict) -> None:
     config.train.log_every = "2 steps"
     config.train.eval_every = config.train.checkpoint_every = "4 steps"
     config.train.ema_half_life = "4 steps"
+    config.eval.batch_size = 40
     config.eval.num_levels = 2
     config.eval.sample_chunk = 16
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import tempfile
 
@@ -10,6 +11,10 @@ import pytest
 
 from gen_jax import runtime
 
+# LLVM's optimisation takes half of the time of a test; what is computed may not hang on it. Whoever gives
+# $XLA_FLAGS a level of their own has it.
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 runtime.configure(str(pathlib.Path(tempfile.gettempdir()) / "gen_jax_test_cache"))
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
