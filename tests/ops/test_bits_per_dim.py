@@ -35,8 +35,9 @@ def test_uniform_bernoulli_is_one_bit(shape: tuple[int, ...]):
     """Logits of 0 cost 1 bit a binary pixel, whatever the pixels."""
     x = jnp.asarray(np.random.default_rng(1).integers(0, 2, shape), jnp.float32)
     log_p = distributions.bernoulli_log_likelihood(x, jnp.zeros(shape))
-    # Thousands of equal terms summed in float32 leave a few units in the last place.
-    assert float(distributions.bits_per_dim(log_p, x.size)) == pytest.approx(1.0, abs=4e-6)
+    # Thousands of equal terms, in float32 and one after the other where nothing is vectorised: 1.5e-5 was seen, and one
+    # pixel is 3e-4.
+    assert float(distributions.bits_per_dim(log_p, x.size)) == pytest.approx(1.0, abs=2e-5)
 
 
 def test_discretized_logistic_averaged_over_uniform_levels_cannot_beat_eight_bits():
