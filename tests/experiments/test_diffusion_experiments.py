@@ -194,7 +194,7 @@ def test_guidance_is_shown_where_the_model_was_trained_without_labels_too():
 
 @pytest.mark.parametrize("module", [improved_ddpm, guided_diffusion, noisy_classifier], ids=lambda m: m.__name__)
 def test_heads_that_do_not_divide_a_level_are_refused_before_training(module):
-    with pytest.raises(UserError, match="a level of 4 channels cannot be cut into heads"):
+    with pytest.raises(UserError, match="a level of 8 channels cannot be cut into heads"):
         module.build(changed(module, model__head_channels=3), (source(), source()))
 
 
