@@ -73,8 +73,8 @@ def base_config(experiment: str, preset: str) -> ConfigDict:
 def small_run(config: ConfigDict) -> None:
     """Makes a run of minutes on two CPU cores of a config of `base_config`.
 
-    The network predicts v: at much noise x_0 = (x_t − √(1 − ᾱ) ε) / √ᾱ asks for digits of ε that a small network does
-    not have, and samples then begin with a texture that they never lose.
+    The network predicts v: x_0 = (x_t − √(1 − ᾱ) ε) / √ᾱ makes of an error of ε one √(1 − ᾱ) / √ᾱ times as large, which
+    at much noise is many times.
     """
     config.model.prediction = "v"
     config.objective.steps = "stratified"

@@ -2,7 +2,7 @@
 
 Command: python -m experiments.ddpm --workdir=runs/ddpm
 Expected: Fréchet distance 1.6 by the package's classifier, from 10,000 samples, and 3.9 bits/dim (Fashion-MNIST 10k)
-Time: 20 min of training on one CPU core, or on two beside other jobs, and 5 to 10 to judge the samples
+Time: 20 min of training on one CPU core, or on two beside other jobs, and 5 to 11 to judge the samples
 
 Presets (--preset=...):
   default  a small U-Net that predicts v, on the Fashion-MNIST images that come with the package

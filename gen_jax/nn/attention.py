@@ -21,7 +21,7 @@ def attention(query: Array, key: Array, value: Array) -> Array:
     Returns:
       [B, N, heads, e]. The softmax is in float32 at least.
     """
-    # Heads before positions: the products are then of whole matrices, on a CPU twice as fast.
+    # Heads before positions: the products are then of whole matrices, quicker on a CPU.
     query, key, value = (jnp.swapaxes(a, 1, 2) for a in (query, key, value))
     logits = (query * query.shape[-1] ** -0.5) @ jnp.swapaxes(key, 2, 3)
     weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
