@@ -30,7 +30,7 @@ def main() -> None:
         vae.peak_memory(),
         autoencoder.contraction(turns),
         diffusion.one_program(turns),
-        diffusion.remat_memory(),
+        *diffusion.remat_memory(),
         diffusion.group_norm(turns),
         *([diffusion.flags(turns)] if on_cpu else diffusion.accelerator()),
     ]

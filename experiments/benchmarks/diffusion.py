@@ -145,16 +145,36 @@ def one_program(turns: int) -> Row:
     return what, str(ratio), ""
 
 
-def remat_memory() -> Row:
-    """The memory that XLA plans for a training step, with and without keeping the activations inside of blocks."""
+def remat_memory() -> list[Row]:
+    """What JAX keeps for a gradient, and what XLA plans for a training step, with `remat` and without."""
     side, colours, channels = _SIZES[1]
-    sizes = []
+    kept, planned = [], []
     for remat in (True, False):
-        step, state, batch = _train(_model(side, colours, channels, remat=remat), _images(side, colours))
+        diffusion, images = _model(side, colours, channels, remat=remat), _images(side, colours)
+        step, state, batch = _train(diffusion, images)
+        kept.append(_kept_bytes(diffusion, state, batch) / 2**20)
         analysis: Any = jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
-        sizes.append(analysis.temp_size_in_bytes / 2**20)
-    what = f"temporary memory of a training step with remat against without, {side} pixels, {channels} channels"
-    return what, f"{sizes[0] / sizes[1]:.2f}x; {sizes[0]:.0f} MiB against {sizes[1]:.0f} MiB", ""
+        planned.append(analysis.temp_size_in_bytes / 2**20)
+    what = f"with remat against without, {side} pixels, {channels} channels"
+    return [
+        (f"{name} {what}", f"{sizes[0] / sizes[1]:.2f}x; {sizes[0]:.0f} MiB against {sizes[1]:.0f} MiB", "")
+        for name, sizes in (
+            ("kept of the forward pass for the gradient,", kept),
+            (f"temporary memory of a training step as XLA plans it for a {jax.default_backend()},", planned),
+        )
+    ]
+
+
+def _kept_bytes(diffusion: Diffusion, state: Any, batch: Any) -> int:
+    """The size of what the gradient of the loss takes from the forward pass, parameters included."""
+
+    def residuals(params: Any) -> Any:
+        def loss(params: Any) -> Any:
+            return objectives.objective(params, {}, state.key, batch | {"step": state.step}, diffusion=diffusion)
+
+        return jax.vjp(loss, params, has_aux=True)[1]
+
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(residuals, state.params)))
 
 
 def group_norm(turns: int) -> Row:
