@@ -1,7 +1,7 @@
 """A classifier of noisy images, whose gradient guides diffusion (Dhariwal and Nichol, 2021).
 
 Command: python -m experiments.noisy_classifier --workdir=runs/noisy_classifier
-Expected: 81.5 % of 1,000 test images right without noise, 73 % at step 333 of 1,000, 28 % at step 666, by chance at the end
+Expected: 81.5 % of 1,000 test images right without noise, 73 % at step 333 of 1,000, 28 % at step 666
 Time: 7 min of training on one CPU core
 
 `experiments.ddpm`, `improved_ddpm` and `guided_diffusion` take its workdir as --config.guidance.classifier, with
