@@ -18,6 +18,8 @@ from gen_jax.train.state import TrainState, init_state
 
 SCHEDULES = ("linear", "rescaled_linear", "cosine")
 SAMPLERS = ("ancestral", "ddim", "dpm_solver")
+# The share of the data's variance that may be left where sampling starts from noise alone.
+_MOST_LEFT = 0.02
 
 
 def process_section() -> ConfigDict:
@@ -34,7 +36,8 @@ def sampler_section() -> ConfigDict:
     section = ConfigDict()
     section.name = "ancestral"  # ancestral | ddim | dpm_solver
     section.num_steps = 0  # So many of the process's steps; 0 for all.
-    section.spacing = "uniform"  # uniform | even | trailing | quadratic: which ones.
+    # uniform | even | trailing | quadratic | log_snr: which ones; "" for log_snr with dpm_solver, and else trailing.
+    section.spacing = ""
     section.eta = 0.0  # ddim: the noise of a step, 0 for none, 1 for as much as an ancestral one has.
     section.variance = ""  # ancestral: fixed_large | fixed_small | beta; "" for the model's own.
     section.clip = True  # Whether the predicted x_0 is cut to [-1, 1] at every step, before a classifier guides.
@@ -55,7 +58,7 @@ def sampler_rules() -> dict[str, config_lib.Rule]:
         "sampler.name": config_lib.one_of(*SAMPLERS),
         "sampler.num_steps": config_lib.at_least(0),
         "sampler.variance": config_lib.optional(config_lib.one_of(*parameterization.VARIANCES[:-1])),
-        "sampler.spacing": config_lib.one_of(*process.SPACINGS),
+        "sampler.spacing": config_lib.optional(config_lib.one_of(*process.SPACINGS)),
         "sampler.eta": lambda value: None if 0 <= value <= 1 else "a number from 0 to 1",
     }
 
@@ -98,8 +101,13 @@ def make_process(config: ConfigDict) -> family.Process:
         "rescaled_linear": family.rescaled_linear_betas,
         "cosine": family.cosine_betas,
     }[p.schedule](p.num_steps)
+    if betas.max() >= 1:
+        raise UserError(
+            f"config.process.num_steps={p.num_steps} is too few for config.process.schedule={p.schedule}: a step would "
+            f"add a variance of {betas.max():.3g}, which must be below 1; use more steps, or cosine."
+        )
     left = float(np.prod(1 - betas))
-    if left > 0.02:
+    if left > _MOST_LEFT:
         raise UserError(
             f"After config.process.num_steps={p.num_steps} steps of config.process.schedule={p.schedule} a share of "
             f"{left:.2g} of the data's variance is left, and sampling starts from noise alone; use more steps, or "
@@ -107,6 +115,25 @@ def make_process(config: ConfigDict) -> family.Process:
         )
     timesteps = np.arange(p.num_steps) * 1000 / p.num_steps if p.rescale_timesteps else None
     return family.make_process(betas, timesteps)
+
+
+def kept_steps(config: ConfigDict, process: family.Process) -> np.ndarray:
+    """The steps of a process that the config's sampler visits, in increasing order.
+
+    Raises:
+      UserError: where much of the data is left at the last of them, so that it is no place to start from noise.
+    """
+    s = config.sampler
+    spacing = s.spacing or ("log_snr" if s.name == "dpm_solver" else "trailing")
+    steps = family.spaced_steps(process, s.num_steps or process.num_steps, spacing)
+    left = float(process.alphas_bar[steps[-1]])
+    if left > _MOST_LEFT:
+        raise UserError(
+            f"The last of config.sampler.num_steps={s.num_steps} steps by config.sampler.spacing={spacing} still has a "
+            f"share of {left:.2g} of the data's variance, and sampling starts from noise alone; use more steps, or the "
+            "spacing even or trailing."
+        )
+    return steps
 
 
 def make_sampler(
@@ -127,7 +154,7 @@ def make_sampler(
       The sampler, of as many steps as the config asks for.
     """
     s, whole = config.sampler, diffusion.process
-    few = family.space(whole, family.spaced_steps(whole.num_steps, s.num_steps or whole.num_steps, s.spacing))
+    few = family.space(whole, kept_steps(config, whole))
     options: dict[str, Any] = {
         "prediction": diffusion.prediction,
         "variance": s.variance or diffusion.variance,

@@ -96,7 +96,7 @@ def fill_in(
       [B, H, W, C] in [−1, 1].
     """
     whole = diffusion.process
-    few = family.space(whole, family.spaced_steps(whole.num_steps, min(whole.num_steps, 50), "even"))
+    few = family.space(whole, family.spaced_steps(whole, min(whole.num_steps, 50), "even"))
     options: dict[str, Any] = {"prediction": diffusion.prediction, "variance": diffusion.variance}
     clip = family.clip_to_unit if config.sampler.clip else None
     predict = objectives.predictor(diffusion, params, label)
@@ -194,7 +194,7 @@ def paint(
     process = diffusion.process
     found: dict[str, Picture] = {"samples": pictures.sample_grid(draw_samples(draw, state, "pictures", 100), 10)}
     xs, x0s = chain(state, _diffusion.keys_of(state, "pictures", 9))
-    steps = family.spaced_steps(process.num_steps, len(xs), config.sampler.spacing)
+    steps = _diffusion.kept_steps(config, process)
     found |= pictures.image_chain(np.asarray(xs), np.asarray(x0s), process.timesteps[steps][::-1])
     batch = next(iter(test_source.whole().evaluation()))
     few = {key: np.asarray(value[:32]) for key, value in batch.items()}

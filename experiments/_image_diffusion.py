@@ -101,7 +101,7 @@ def long_run(config: ConfigDict) -> None:
     config.train.duration = "800000 steps"
     config.train.ema_half_life = ""
     config.train.ema_decay = 0.9999
-    config.train.ema_ramp_up = 0.077  # Decay (1 + t) / (10 + t) at first, as in DDPM's code.
+    config.train.ema_ramp_up = 0.0
     config.train.eval_every = config.train.checkpoint_every = "20000 steps"
     config.eval.num_samples = 50_000
     config.eval.batch_size = 32  # The network sees each image at every stratum of steps at once.
@@ -274,6 +274,7 @@ def build(
     m, objective = config.model, config.objective
     model = build_model(config, shape)
     diffusion = Diffusion(_diffusion.make_process(config), model, m.prediction, m.variance, m.num_classes)
+    _diffusion.kept_steps(config, diffusion.process)  # Refuses what cannot be sampled by before it is trained.
     options = step_options(config, train_source.num_examples)
     load = functools.cache(functools.partial(features.load, config.eval.features, shape))
     # Before training rather than after it; but a run whose files are gone still samples.

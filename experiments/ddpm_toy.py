@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from experiments import _diffusion
 from gen_jax import cli
 from gen_jax import config as config_lib
-from gen_jax.contracts import Array, Experiment, Field, Film, Key, Panels, Picture, Source, Terms
+from gen_jax.contracts import Array, Experiment, Field, Film, Key, Panels, Picture, Source, Terms, UserError
 from gen_jax.data import Mixture, point_sources
 from gen_jax.eval.modes import mode_coverage_numbers
 from gen_jax.families import diffusion as family
@@ -142,6 +142,8 @@ def validate(config: ConfigDict) -> None:
     config_lib.check(config, rules)
     config_lib.check_optimizer(config)
     _diffusion.check_sampler(config)
+    if not config.model.hidden:
+        raise UserError("config.model.hidden=() leaves no layer to tell the time; give a width or more.")
 
 
 def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
@@ -164,6 +166,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     )
     model = models.MLP(2, tuple(config.model.hidden))
     diffusion = Diffusion(_diffusion.make_process(config), model)
+    _diffusion.kept_steps(config, diffusion.process)  # Refuses what cannot be sampled by before it is trained.
     options = step_options(config, train_source.num_examples)
     objective = functools.partial(
         objectives.objective,
@@ -272,7 +275,7 @@ def paint(
     xs, x0s = (np.asarray(a) for a in chain(state, _diffusion.keys_of(state, "pictures", 1000)))
     process, count = diffusion.process, len(xs)
     # What the step i leaves is at the level of the step i − 1, the last at that of the data.
-    kept = family.spaced_steps(process.num_steps, count, config.sampler.spacing)
+    kept = _diffusion.kept_steps(config, process)
     signal, noise = np.append(1.0, process.signal[kept[:-1]]), np.append(0.0, process.noise[kept[:-1]])
     point_frame = functools.partial(pictures.point_frame, centres=mixture.centres, std=mixture.std)
 

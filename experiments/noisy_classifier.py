@@ -250,7 +250,7 @@ def climb(
     def log_prob(x: Array, time: Array) -> Array:
         return classifier.log_prob(params, x, time, label, model=model)
 
-    few = family.space(process, family.spaced_steps(process.num_steps, min(50, process.num_steps), "even"))
+    few = family.space(process, family.spaced_steps(process, min(50, process.num_steps), "even"))
     sampler = family.ddim(few, predict, guide=family.shift_epsilon(log_prob, 30.0))
     return family.sample(sampler, keys, shape, finish=family.to_unit)
 

@@ -123,7 +123,7 @@ def one_program(turns: int) -> Row:
     side, colours, channels = _SIZES[0]
     diffusion = _model(side, colours, channels)
     _, state, _ = _train(diffusion, _images(side, colours))
-    few = family.space(diffusion.process, family.spaced_steps(1000, 10))
+    few = family.space(diffusion.process, family.spaced_steps(diffusion.process, 10))
     keys = rng.per_example(rng.root(0), np.arange(_BATCH))
     shape = (side, side, colours)
 

@@ -123,6 +123,7 @@ def test_every_preset_is_valid_and_another_is_refused(module):
     [
         (ddpm, {"sampler__num_steps": 21}, r"is more than the process has .*num_steps=20"),
         (ddpm_toy, {"sampler__num_steps": 21}, r"is more than the process has .*num_steps=20"),
+        (ddpm_toy, {"model__hidden": ()}, r"config\.model\.hidden=\(\) leaves no layer"),
         (ddpm, {"sampler__name": "dimm"}, "did you mean ddim"),
         (improved_ddpm, {"sampler__eta": 0.5}, "no effect with config.sampler.name=ancestral; use ddim"),
         (ddpm, {"sampler__eta": 1.5}, "from 0 to 1"),
@@ -181,6 +182,8 @@ def test_a_process_that_ends_before_the_data_are_gone_is_refused():
     for values, sentence in (
         ({"process__schedule": "linear"}, "0.82 of the data's variance is left"),
         ({"process__schedule": "linear", "process__num_steps": 100, "sampler__num_steps": 0}, "use more steps"),
+        ({"process__schedule": "rescaled_linear", "process__num_steps": 20}, r"num_steps=20 is too few for .*rescaled"),
+        ({"sampler__spacing": "quadratic"}, r"sampler\.spacing=quadratic still has a share of 0\.\d+ of the data"),
     ):
         with pytest.raises(UserError, match=sentence):
             ddpm.build(changed(ddpm, **values), (source(), source()))
@@ -409,6 +412,7 @@ def test_the_paper_s_network_and_recipe_for_cifar10():
         "optim.schedule": "constant",
         "optim.clip_norm": 1.0,
         "train.ema_decay": 0.9999,
+        "train.ema_ramp_up": 0.0,
         "train.ema_half_life": "",
         "train.batch_size": 128,
         "train.duration": "800000 steps",

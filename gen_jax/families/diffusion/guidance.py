@@ -150,7 +150,7 @@ def classifier_free(
       predict: `(x_t [B, ...], time [B], label [B]) -> output [B, ...]`, trained with `drop_labels`.
       label: [B] int, what is wanted.
       null_label: the label that stands for none.
-      strength: as in `combine`.
+      strength: as in `combine`, a Python number.
       convention: as in `combine`.
       learned_variance: whether the second half of the output's channels says a variance; it is the conditional one's.
 

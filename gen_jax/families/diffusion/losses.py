@@ -239,7 +239,7 @@ def l_continuous(epsilon: Array, predicted: Array, log_snr_slope: Array) -> Arra
     Its integral over time depends on the noise schedule through the levels at the two ends alone; for the best
     predictor, from no noise to nothing but noise, it is −log p(x_0) for data that are points.
 
-    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), Section 4.
+    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), Section 5.
 
     Args:
       epsilon: [...].

@@ -219,9 +219,17 @@ def reverse(
 
     Returns:
       The step.
+
+    Raises:
+      ValueError: where the output has other channels than the variance asks for.
     """
     signal, noise = at(process.signal, t, x_t), at(process.noise, t, x_t)
     output, v = split_output(output, variance)
+    if output.shape != x_t.shape:
+        raise ValueError(
+            f"The network's prediction is {output.shape} where x_t is {x_t.shape}; it has as many channels, and an output "
+            "with a learned variance twice as many."
+        )
     x0, epsilon = x0_and_epsilon(prediction, output, x_t, signal, noise)
     if constrain is not None:
         x0 = constrain(x0)

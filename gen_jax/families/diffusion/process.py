@@ -17,7 +17,7 @@ import numpy as np
 
 from gen_jax.contracts import Array, Key, UserError
 
-SPACINGS = ("uniform", "even", "trailing", "quadratic")
+SPACINGS = ("uniform", "even", "trailing", "quadratic", "log_snr")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,18 +164,19 @@ def make_process(betas: np.ndarray | Sequence[float], timesteps: np.ndarray | Se
     )
 
 
-def spaced_steps(num_steps: int, count: int, spacing: str = "uniform") -> np.ndarray:
+def spaced_steps(process: Process, count: int, spacing: str = "uniform") -> np.ndarray:
     """Chooses some of the steps of a process, in increasing order and each once.
 
     "uniform": ⌊i T / S⌋, with 0 and without T − 1: what DDIM calls linear; "even": both ends, as the code of Nichol and
     Dhariwal, 2021; "trailing": ends at T − 1, at equal distances; "quadratic": near (√(0.8 T) i / (S − 1))², DDIM's
-    choice for CIFAR-10. Where rounding makes two steps one, the later moves on to the next. A single step is T − 1,
-    whose x_t is noise.
+    choice for CIFAR-10, which suits the linear schedule alone, as it ends at 0.8 T; "log_snr": both ends and, between
+    them, equal distances of λ = ½ log SNR, which suit `samplers.dpm_solver`. Where rounding makes two steps one, the
+    later moves on to the next. A single step is T − 1, whose x_t is noise.
 
     See "Denoising Diffusion Implicit Models", Song et al., 2021 (arXiv:2010.02502), Appendix D.2.
 
     Args:
-      num_steps: T.
+      process: of T steps.
       count: S, 1 ≤ S ≤ T.
       spacing: one of `SPACINGS`.
 
@@ -185,6 +186,7 @@ def spaced_steps(num_steps: int, count: int, spacing: str = "uniform") -> np.nda
     Raises:
       UserError: where S is not in 1 … T, or the spacing has another name.
     """
+    num_steps = process.num_steps
     if not 1 <= count <= num_steps:
         raise UserError(f"{count} sampling steps of a process of {num_steps} cannot be; choose 1 to {num_steps}.")
     if spacing not in SPACINGS:
@@ -198,6 +200,10 @@ def spaced_steps(num_steps: int, count: int, spacing: str = "uniform") -> np.nda
         steps = np.round(index * (num_steps - 1) / (count - 1)).astype(np.int64)
     elif spacing == "trailing":
         steps = (index + 1) * num_steps // count - 1
+    elif spacing == "log_snr":
+        half_log_snr = 0.5 * np.log(process.snr)
+        wanted = np.linspace(half_log_snr[0], half_log_snr[-1], count)
+        steps = np.abs(half_log_snr[None] - wanted[:, None]).argmin(axis=1)
     else:
         steps = np.floor((math.sqrt(0.8 * num_steps) * index / (count - 1)) ** 2).astype(np.int64)
     steps = np.maximum.accumulate(steps - index) + index  # Strictly increasing,
@@ -220,11 +226,11 @@ def space(process: Process, steps: np.ndarray | Sequence[int]) -> Process:
       The process of S steps, whose `timesteps` are those of the steps that were kept; all steps give the process back.
 
     Raises:
-      UserError: where the steps are none, are not of the process, repeat or fall.
+      UserError: where the steps are none, are no integers, are not of the process, repeat or fall.
     """
     steps = np.asarray(steps)
     inside = steps.ndim == 1 and len(steps) > 0 and steps[0] >= 0 and steps[-1] < process.num_steps
-    if not inside or not (np.diff(steps) > 0).all():
+    if not inside or not np.issubdtype(steps.dtype, np.integer) or not (np.diff(steps) > 0).all():
         raise UserError(f"Kept steps must rise strictly inside 0 to {process.num_steps - 1}; these are {steps}.")
     if len(steps) == process.num_steps:
         return process

@@ -129,9 +129,11 @@ def ddim(
       The sampler.
 
     Raises:
-      ValueError: where the guide moves the mean of a reverse step, which there is none of here.
+      ValueError: where η is not in [0, 1], or the guide moves the mean of a reverse step, which there is none of here.
     """
     _refuse_mean(guide, "DDIM")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta}; DDIM's noise has a share from 0 to 1 of an ancestral step's.")
     options = {"prediction": prediction, "variance": variance, "constrain": constrain}
     denoise = _Denoiser(process, predict, options, guide)
     sigma = eta * np.sqrt(process.posterior_variance)
@@ -196,7 +198,8 @@ def dpm_solver(
 
     See "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", Lu et al., 2022
     (arXiv:2211.01095), Algorithm 2. The first step has no step before it, and the last, whose h is infinite, gives its
-    x̂_0: both are of first order, DDIM's. Levels at even distances in λ serve it best.
+    x̂_0: both are of first order, DDIM's. Where h grows from one step to the next, 1 / 2r is large and the extrapolation
+    coarse; levels at even distances in λ, `process.spaced_steps(..., "log_snr")`, serve it best.
 
     Args:
       process: the process, of as many steps as are to be taken.
@@ -240,11 +243,12 @@ def inpaint(process: Process, sampler: Sampler, known: Array, mask: Array, *, nu
 
     x_{t−1} ← m √ᾱ_{t−1} x_known + m √(1 − ᾱ_{t−1}) z + (1 − m) x_{t−1},  x_known itself at the end
 
-    With more resamples each step is taken again, its result diffused back, so that both parts come to agree: the
-    replacement alone is not a draw from the conditional law, and resampling brings it nearer.
+    With more resamples each step but the last is taken again, its result diffused back, so that both parts come to
+    agree: the replacement alone is not a draw from the conditional law, and resampling brings it nearer.
 
     See "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", Lugmayr et al., 2022 (arXiv:2201.09865),
-    Algorithm 1, with jumps of one step.
+    Algorithm 1, with jumps of one step. There the way back has the variance of the step before, here that of the step
+    that was taken.
 
     Args:
       process: the one that the sampler was made for.
@@ -255,7 +259,12 @@ def inpaint(process: Process, sampler: Sampler, known: Array, mask: Array, *, nu
 
     Returns:
       The sampler, for the same number of examples.
+
+    Raises:
+      ValueError: where a step is not taken at all.
     """
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples={num_resamples}; each step is taken once or more often.")
     diffuse = jax.vmap(lambda x, i, z: q_sample(process, x, i, z), in_axes=(0, None, 0))
 
     def once(x: Array, memory: Any, i: Array, keys: Key) -> tuple[Array, Any, Array]:
@@ -271,7 +280,8 @@ def inpaint(process: Process, sampler: Sampler, known: Array, mask: Array, *, nu
             x_prev, next_memory, x0 = once(x, memory, i, attempt_keys)
             if attempt < num_resamples - 1:
                 back_keys = jax.vmap(lambda key: rng.stream(key, "back"))(attempt_keys)
-                x = jnp.sqrt(1 - beta) * x_prev + jnp.sqrt(beta) * _noise(back_keys, i, x)
+                back = jnp.sqrt(1 - beta) * x_prev + jnp.sqrt(beta) * _noise(back_keys, i, x)
+                x = jnp.where(i == 0, x, back)
         return x_prev, next_memory, x0
 
     return Sampler(sampler.steps, sampler.init, step)

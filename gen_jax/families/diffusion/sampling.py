@@ -41,8 +41,8 @@ def run(
 ) -> tuple[Array, tuple[Array, Array] | None]:
     """Takes all steps of a sampler. Example i of the result depends on x_i and on key i alone.
 
-    One program of all steps is the quicker form, on a CPU too: there it is the gradients of convolutions that XLA runs
-    slowly in a loop. A Python loop compiles one step only, where the step is jitted by itself:
+    One program of all steps is as quick on a CPU as a loop in Python: what XLA runs slowly in a loop of its own are the
+    gradients of convolutions. A Python loop compiles one step only, where the step is jitted by itself:
 
       step = jax.jit(lambda params, *args: samplers.ddim(process, functools.partial(apply, params)).step(*args))
       run(sampler._replace(step=functools.partial(step, params)), x, keys, loop="python")

@@ -357,6 +357,12 @@ def test_dropout_is_before_the_last_convolution():
     assert 0.2 < kept.mean() < 0.8
 
 
+def test_the_papers_widths_are_normalised_in_thirty_two_groups():
+    """Those of ADM's networks for 64 to 512 pixels, whose code has GroupNorm(32) everywhere."""
+    widths = {mult * channels for channels in (128, 192, 256) for mult in (1, 2, 3, 4)}
+    assert {num_groups_of(width) for width in widths} == {32}
+
+
 def test_remat_changes_nothing():
     """The same parameters, outputs and gradients, with dropout."""
     sizes: dict[str, Any] = SMALL | {"channel_mult": (1,), "num_blocks": 0}  # Dropout takes long to compile.

@@ -73,7 +73,7 @@ def test_bound_of_gaussian_data_with_the_small_variance(data_variance: float, ga
 @pytest.mark.parametrize("steps", [None, "uniform", "quadratic"])
 def test_bound_with_the_best_variance_is_the_entropy(data_variance: float, steps: str | None):
     """D6 and pitfall 1: no gap for any data variance, on all steps and on a few, but that of L_T's approximation."""
-    process = _LINEAR if steps is None else diffusion.space(_LINEAR, diffusion.spaced_steps(1000, 20, steps))
+    process = _LINEAR if steps is None else diffusion.space(_LINEAR, diffusion.spaced_steps(_LINEAR, 20, steps))
     bound = _expected_bound(process, data_variance, _best_variance(process, data_variance))
     # q(x_T) is N(0, v), not N(0, 1): its divergence is all that is missing.
     v = process.alphas_bar[-1] * data_variance + 1 - process.alphas_bar[-1]

@@ -106,7 +106,7 @@ def test_shifted_epsilon_is_the_score_of_the_product():
 def test_guided_samples_are_of_the_conditional_law():
     """The same classifier at every step: samples have the mean and the width of x_0 | y, whatever the sampler."""
     y, r = 0.8, 0.5
-    process = diffusion.space(_LINEAR, diffusion.spaced_steps(1000, 200, "even"))
+    process = diffusion.space(_LINEAR, diffusion.spaced_steps(_LINEAR, 200, "even"))
 
     def table(a, x, time):
         return jnp.asarray(a, x.dtype)[time][:, None]

@@ -110,7 +110,7 @@ def test_trace_by_random_signs():
 
 def test_levels_between_the_steps_are_never_asked_for():
     """Heun's method on a process's own levels tells the network timesteps that it was trained with."""
-    process = diffusion.space(_LINEAR, diffusion.spaced_steps(1000, 20, "even"))
+    process = diffusion.space(_LINEAR, diffusion.spaced_steps(_LINEAR, 20, "even"))
     told = []
 
     def predict(x, time):
@@ -129,7 +129,7 @@ def test_levels_between_the_steps_are_never_asked_for():
 
 def test_paths_end_where_inverted_ddim_does():
     """The same differential equation by another road, DDIM's inversion: both ends agree as their steps grow."""
-    process = diffusion.space(_LINEAR, diffusion.spaced_steps(1000, 1000))
+    process = diffusion.space(_LINEAR, diffusion.spaced_steps(_LINEAR, 1000))
     continuous = diffusion.in_continuous_time(process)
     with jax.enable_x64(True):
         predict = functools.partial(_gaussian, continuous)

@@ -96,7 +96,7 @@ def test_q_sample_is_the_end_of_the_chain():
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_fewer_steps_keep_the_marginals(spacing: str, count: int):
     """Pitfall 2: the level before each kept step is that of the kept step before, and 1 before the first."""
-    steps = diffusion.spaced_steps(1000, count, spacing)
+    steps = diffusion.spaced_steps(_LINEAR, count, spacing)
     assert len(steps) == count and (np.diff(steps) > 0).all() and steps[0] >= 0 and steps[-1] < 1000
     spaced = diffusion.space(_LINEAR, steps)
     np.testing.assert_array_equal(spaced.timesteps, steps)
@@ -113,13 +113,19 @@ def test_fewer_steps_keep_the_marginals(spacing: str, count: int):
 
 def test_choices_of_steps():
     """The spacings by their definitions, where nothing needs to move apart."""
-    np.testing.assert_array_equal(diffusion.spaced_steps(1000, 10, "uniform"), np.arange(0, 1000, 100))
-    np.testing.assert_array_equal(diffusion.spaced_steps(1000, 10, "trailing"), np.arange(99, 1000, 100))
-    even = diffusion.spaced_steps(1000, 4, "even")
+    np.testing.assert_array_equal(diffusion.spaced_steps(_LINEAR, 10, "uniform"), np.arange(0, 1000, 100))
+    np.testing.assert_array_equal(diffusion.spaced_steps(_LINEAR, 10, "trailing"), np.arange(99, 1000, 100))
+    even = diffusion.spaced_steps(_LINEAR, 4, "even")
     np.testing.assert_array_equal(even, [0, 333, 666, 999])
-    quadratic = diffusion.spaced_steps(1000, 10, "quadratic")
+    quadratic = diffusion.spaced_steps(_LINEAR, 10, "quadratic")
     np.testing.assert_array_equal(quadratic, (np.linspace(0, np.sqrt(800), 10) ** 2).astype(int))
-    np.testing.assert_array_equal(diffusion.spaced_steps(1000, 1, "uniform"), [999])
+    np.testing.assert_array_equal(diffusion.spaced_steps(_LINEAR, 1, "uniform"), [999])
+    even_snr = diffusion.spaced_steps(_LINEAR, 20, "log_snr")
+    half_log_snr = 0.5 * np.log(_LINEAR.signal**2 / _LINEAR.noise**2)
+    assert even_snr[0] == 0 and even_snr[-1] == 999
+    distance = (half_log_snr[0] - half_log_snr[-1]) / 19
+    # Of the first steps the process has few at such low noise: they are as near as its own steps allow.
+    np.testing.assert_allclose(-np.diff(half_log_snr[even_snr[4:]]), distance, rtol=0.05)
 
 
 def test_told_times_that_are_not_integers():
@@ -131,11 +137,11 @@ def test_told_times_that_are_not_integers():
 
 def test_bad_input_is_refused_in_a_sentence():
     with pytest.raises(UserError, match="1001 sampling steps of a process of 1000"):
-        diffusion.spaced_steps(1000, 1001)
+        diffusion.spaced_steps(_LINEAR, 1001)
     with pytest.raises(UserError, match="0 sampling steps"):
-        diffusion.spaced_steps(1000, 0)
+        diffusion.spaced_steps(_LINEAR, 0)
     with pytest.raises(UserError, match="'linear' is unknown"):
-        diffusion.spaced_steps(1000, 10, "linear")
+        diffusion.spaced_steps(_LINEAR, 10, "linear")
     for betas in ([0.1, 1.0], [0.0, 0.1], [0.1, float("nan")]):
         with pytest.raises(UserError, match="inside"):
             diffusion.make_process(betas)
@@ -239,7 +245,7 @@ def test_levels_of_continuous_time():
 
 def test_steps_in_continuous_time():
     """At the steps' own times the levels are the steps'; the times of kept steps are the original's."""
-    spaced = diffusion.space(_LINEAR, diffusion.spaced_steps(1000, 50, "quadratic"))
+    spaced = diffusion.space(_LINEAR, diffusion.spaced_steps(_LINEAR, 50, "quadratic"))
     with jax.enable_x64(True):
         continuous = diffusion.in_continuous_time(spaced)
         assert (continuous.first, continuous.last) == (spaced.timesteps[0], spaced.timesteps[-1])

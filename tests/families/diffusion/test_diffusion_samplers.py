@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gen_jax import rng
-from gen_jax.contracts import Array
+from gen_jax.contracts import Array, UserError
 from gen_jax.families import diffusion
 from gen_jax.families.diffusion.process import SPACINGS
 
@@ -23,7 +23,7 @@ def _predict(std: float, x: Array, time: Array) -> Array:
 
 
 def _spaced(count: int, spacing: str = "uniform") -> diffusion.Process:
-    return diffusion.space(_LINEAR, diffusion.spaced_steps(1000, count, spacing))
+    return diffusion.space(_LINEAR, diffusion.spaced_steps(_LINEAR, count, spacing))
 
 
 def _keys(count: int, seed: int = 0) -> Array:
@@ -187,6 +187,26 @@ def test_orders_of_the_solvers():
     assert _gaussian_error(diffusion.dpm_solver, 20) < 0.25 * _gaussian_error(diffusion.ddim, 20)
 
 
+@pytest.mark.parametrize("std", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("schedule", [diffusion.linear_betas, diffusion.cosine_betas])
+def test_dpm_solver_has_the_width_of_gaussian_data_after_twenty_steps(schedule, std: float):
+    """On the steps of "log_snr", to the last: noise is mapped to s times it; DDIM's data are too narrow."""
+    whole = diffusion.make_process(schedule(1000))
+    process = diffusion.space(whole, diffusion.spaced_steps(whole, 20, "log_snr"))
+    slopes = whole.noise / (whole.signal**2 * std**2 + whole.noise**2)
+
+    def predict(x, time):
+        return jnp.asarray(slopes)[time][:, None] * x
+
+    def width(make) -> float:
+        with jax.enable_x64(True):
+            x0, _ = diffusion.run(make(process, predict), jnp.ones((1, 1)), _keys(1))
+        return float(x0[0, 0]) / std * np.sqrt(whole.signal[-1] ** 2 * std**2 + whole.noise[-1] ** 2)
+
+    assert width(diffusion.dpm_solver) == pytest.approx(1, abs=0.03)
+    assert width(diffusion.ddim) < 0.97
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_shortest_solves_are_of_first_order(count: int):
     """With no step between the first and the last, DPM-Solver++ is DDIM."""
@@ -231,7 +251,7 @@ def test_inversion_is_told_the_level_at_which_it_is():
         seen.append(int(time[0]))
         return x
 
-    steps = diffusion.spaced_steps(1000, 5, "even")
+    steps = diffusion.spaced_steps(_LINEAR, 5, "even")
     sampler = diffusion.ddim_inversion(diffusion.space(_LINEAR, steps), spy)
     diffusion.run(sampler, jnp.ones((1, 1)), _keys(1), loop="python")
     assert seen == [0, *steps[:-1]]
@@ -302,7 +322,7 @@ def test_network_is_told_the_original_steps():
         seen.append(np.asarray(time))
         return x
 
-    steps = diffusion.spaced_steps(1000, 7, "quadratic")
+    steps = diffusion.spaced_steps(_LINEAR, 7, "quadratic")
     process = diffusion.space(_LINEAR, steps)
     for make in (diffusion.ancestral, diffusion.ddim, diffusion.dpm_solver):
         seen.clear()
@@ -319,6 +339,20 @@ def test_width_by_simulation():
     expected = _ancestral_std(process, 0.5, "fixed_large")
     assert float(samples.std()) == pytest.approx(expected, abs=4 * expected / np.sqrt(80_000))
     assert abs(float(samples.mean())) < 4 * 0.5 / np.sqrt(40_000)
+
+
+def test_samplers_refuse_numbers_that_mean_nothing():
+    with pytest.raises(ValueError, match=r"eta=1\.5; DDIM's noise has a share from 0 to 1"):
+        diffusion.ddim(_LINEAR, functools.partial(_predict, 0.5), eta=1.5)
+    sampler = diffusion.ddim(_LINEAR, functools.partial(_predict, 0.5))
+    with pytest.raises(ValueError, match="num_resamples=0; each step is taken once"):
+        diffusion.inpaint(_LINEAR, sampler, jnp.zeros((1, 2)), jnp.zeros((1, 2)), num_resamples=0)
+    with pytest.raises(ValueError, match=r"prediction is \(1, 1\) where x_t is \(1, 2\)"):
+        diffusion.ancestral(_LINEAR, lambda x, t: x, variance="learned").step(
+            jnp.ones((1, 2)), (), jnp.int32(3), _keys(1)
+        )
+    with pytest.raises(UserError, match="Kept steps must rise strictly"):
+        diffusion.space(_LINEAR, np.array([0.5, 1.5]))
 
 
 def test_inpainting():
