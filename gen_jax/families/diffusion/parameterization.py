@@ -227,8 +227,8 @@ def reverse(
     output, v = split_output(output, variance)
     if output.shape != x_t.shape:
         raise ValueError(
-            f"The network's prediction is {output.shape} where x_t is {x_t.shape}; it has as many channels, and an output "
-            "with a learned variance twice as many."
+            f"The network's prediction is {output.shape} where x_t is {x_t.shape}; it has as many channels, and "
+            "an output with a learned variance twice as many."
         )
     x0, epsilon = x0_and_epsilon(prediction, output, x_t, signal, noise)
     if constrain is not None:

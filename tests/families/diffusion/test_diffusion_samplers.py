@@ -347,10 +347,9 @@ def test_samplers_refuse_numbers_that_mean_nothing():
     sampler = diffusion.ddim(_LINEAR, functools.partial(_predict, 0.5))
     with pytest.raises(ValueError, match="num_resamples=0; each step is taken once"):
         diffusion.inpaint(_LINEAR, sampler, jnp.zeros((1, 2)), jnp.zeros((1, 2)), num_resamples=0)
-    with pytest.raises(ValueError, match=r"prediction is \(1, 1\) where x_t is \(1, 2\)"):
-        diffusion.ancestral(_LINEAR, lambda x, t: x, variance="learned").step(
-            jnp.ones((1, 2)), (), jnp.int32(3), _keys(1)
-        )
+    learned = diffusion.ancestral(_LINEAR, lambda x, t: x, variance="learned")
+    with pytest.raises(ValueError, match=r"prediction is \(1,\) where x_t is \(2,\)"):
+        learned.step(jnp.ones((1, 2)), (), jnp.int32(3), _keys(1))
     with pytest.raises(UserError, match="Kept steps must rise strictly"):
         diffusion.space(_LINEAR, np.array([0.5, 1.5]))
 
