@@ -36,7 +36,7 @@ def main() -> None:
     ]
     if importlib.util.find_spec("torch"):
         rows += [*vae.against_torch(turns), autoencoder.against_torch(turns), *gan.against_torch(turns)]
-        rows += diffusion.against_torch(turns)
+        rows += [*diffusion.weight_gradient(turns), *diffusion.against_torch(turns)]
     print(f"\n{datetime.date.today()}, {platform.machine()}, {jax.devices()[0].device_kind}, JAX {jax.__version__}\n")
     print("| what | measured | bound |\n|---|---|---|")
     for what, measured, bound in rows:
