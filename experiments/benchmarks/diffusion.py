@@ -190,6 +190,10 @@ def group_norm(turns: int) -> Row:
     return "group normalisation and its gradient, 32x32x64, against Linen's", str(ratio), ""
 
 
+def _wait_for(function: Callable[[], Any]) -> None:
+    jax.block_until_ready(function())
+
+
 def _kernel_gradient(conv: Callable[..., Any], kernel: Any, x: Any, cotangent: Any) -> Any:
     return jax.vjp(lambda kernel: conv(x, kernel), kernel)[1](cotangent)[0]
 
@@ -197,8 +201,9 @@ def _kernel_gradient(conv: Callable[..., Any], kernel: Any, x: Any, cotangent: A
 def weight_gradient(turns: int) -> list[Row]:
     """The gradient of a 3x3 convolution in its kernel, on which the U-Net's training step waits, against PyTorch."""
     import torch
+    from torch.nn.grad import conv2d_weight
 
-    rows = []
+    rows: list[Row] = []
     for side, channels in ((32, 32), (16, 64), (8, 64)):
         random = np.random.default_rng(0)
         x, g = (random.standard_normal((_BATCH, side, side, channels)).astype(np.float32) for _ in range(2))
@@ -212,11 +217,11 @@ def weight_gradient(turns: int) -> list[Row]:
         ours = functools.partial(jax.jit(functools.partial(_kernel_gradient, conv)), kernel, *map(jnp.asarray, (x, g)))
         inputs, cotangent = (torch.from_numpy(array).permute(0, 3, 1, 2) for array in (x, g))  # Channels last.
         size = (channels, channels, 3, 3)
-        peer = functools.partial(torch.nn.grad.conv2d_weight, inputs, size, cotangent, padding=1)
+        peer = functools.partial(conv2d_weight, inputs, size, cotangent, padding=1)
         theirs = peer().permute(2, 3, 1, 0).numpy()
         if np.abs(ours() - theirs).max() > 1e-3 * np.abs(theirs).max():
             raise RuntimeError("The gradients differ: they are no measure of each other.")
-        ratio = timing.interleave(lambda ours=ours: jax.block_until_ready(ours()), peer, turns, calls=5)
+        ratio = timing.interleave(functools.partial(_wait_for, ours), peer, turns, calls=5)
         what = f"gradient of a 3x3 convolution in its kernel, {side}x{side}x{channels}, batch {_BATCH}, against PyTorch"
         rows.append((what, f"{ratio}; {1e3 * ratio.seconds:.1f} ms against {1e3 * ratio.reference:.1f} ms", ""))
     return rows

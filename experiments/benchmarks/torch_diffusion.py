@@ -148,6 +148,17 @@ class UNet(nn.Module):
         return self.conv_out(functional.silu(self.norm_out(h)))
 
 
+def _runs(*functions: Callable[[], None]) -> bool:
+    """Whether compiled functions can be called, which PyTorch's compiler does not manage for every network."""
+    try:
+        for function in functions:
+            function()
+    except RuntimeError as error:
+        print(f"PyTorch's compiler fails, and its network is left out: {str(error).splitlines()[0]}")
+        return False
+    return True
+
+
 def contestants(net: UNet, images: np.ndarray) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
     """A training step of L_simple and a step of DDIM, as PyTorch's users have them.
 
@@ -188,5 +199,7 @@ def contestants(net: UNet, images: np.ndarray) -> dict[str, tuple[Callable[[], N
                     signal[499] * x0 + noise[499] * epsilon
 
             name = "channels last" if layout == torch.channels_last else "NCHW"
+            if compiled and not _runs(train, sample):
+                continue
             found[f"{name}, {'compiled' if compiled else 'eager'}"] = train, sample
     return found
