@@ -32,7 +32,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist=worksteal --durations=30 -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist=worksteal --durations=10 -m "not slow" $(ARGS)
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist=worksteal $(ARGS)

@@ -127,7 +127,13 @@ def test_the_docstring_says_command_number_and_time(name):
     assert any(c.isdigit() for c in doc.split("Expected: ")[1].splitlines()[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
+# U-Nets compile for long; those of the others stand for this one's in the quick tests.
+SLOW_IN_LAYOUTS = {"guided_diffusion"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_IN_LAYOUTS else name for name in NAMES]
+)
 def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name):
     experiment = experiment_of(name, "sgd")
     calls = max(1, 2 // experiment.steps_per_call)
@@ -152,9 +158,9 @@ def test_the_second_call_does_not_compile_again(name, backend, count):
     assert traces == 1
 
 
-# Op by op each shape is compiled by itself, a minute's work for a U-Net; those of DDPM and of the classifier stand for
-# the others in the quick tests.
-SLOW_WITHOUT_JIT = {"improved_ddpm", "guided_diffusion"}
+# Op by op each shape is compiled by itself, a minute's work for a U-Net; the classifier stands for the others in the
+# quick tests.
+SLOW_WITHOUT_JIT = {"ddpm", "improved_ddpm", "guided_diffusion"}
 
 
 @pytest.mark.parametrize(
