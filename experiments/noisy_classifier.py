@@ -2,7 +2,7 @@
 
 Command: python -m experiments.noisy_classifier --workdir=runs/noisy_classifier
 Expected: 81.5 % of 1,000 test images right without noise, 73 % at step 333 of 1,000, 28 % at step 666
-Time: 7 min of training on one CPU core
+Time: 7 min of training on one CPU core beside another run
 
 `experiments.ddpm`, `improved_ddpm` and `guided_diffusion` take its workdir as --config.guidance.classifier, with
 --config.guidance.name=classifier; it must know their process (--config.process.schedule=cosine for improved_ddpm).

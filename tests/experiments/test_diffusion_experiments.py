@@ -189,6 +189,19 @@ def test_a_process_that_ends_before_the_data_are_gone_is_refused():
             ddpm.build(changed(ddpm, **values), (source(), source()))
 
 
+@pytest.mark.parametrize(
+    ("name", "spacing"), [("dpm_solver", "log_snr"), ("ddim", "trailing"), ("ancestral", "trailing")]
+)
+def test_a_sampler_has_the_steps_that_suit_it_unless_others_are_asked_for(name, spacing):
+    config = ddpm.get_config()
+    config.sampler.name, config.sampler.num_steps = name, 20
+    process = _diffusion.make_process(config)
+    expected = family.spaced_steps(process, 20, spacing)
+    np.testing.assert_array_equal(_diffusion.kept_steps(config, process), expected)
+    config.sampler.spacing = "even"
+    assert not np.array_equal(_diffusion.kept_steps(config, process), expected)
+
+
 def test_guidance_is_shown_where_the_model_was_trained_without_labels_too():
     found = small(changed(guided_diffusion)).pictures(drawn_state(small(changed(guided_diffusion))))
     assert found["guidance"].images.shape == (4, 10, 28, 28, 1)
