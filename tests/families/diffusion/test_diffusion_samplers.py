@@ -354,6 +354,18 @@ def test_samplers_refuse_numbers_that_mean_nothing():
         diffusion.space(_LINEAR, np.array([0.5, 1.5]))
 
 
+def test_inpainting_does_not_take_the_last_step_again():
+    """With one step alone, resampling changes nothing."""
+    process = _spaced(1)
+    sampler = diffusion.ddim(process, functools.partial(_predict, 0.5))
+    known, mask = jnp.full((3, 2), 0.7), jnp.tile(jnp.array([1.0, 0.0]), (3, 1))
+    once, often = (
+        diffusion.sample(diffusion.inpaint(process, sampler, known, mask, num_resamples=count), _keys(3), (2,))
+        for count in (1, 4)
+    )
+    np.testing.assert_allclose(often, once, atol=1e-6)
+
+
 def test_inpainting():
     """Two numbers of correlation 0.9, the first known: it is kept to the bit, and resampling finds the other's mean.
 
