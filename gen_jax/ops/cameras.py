@@ -1,0 +1,322 @@
+"""Pinhole cameras: from pixels to rays and from points to pixels. One pixel or point; mapped at the edge by `vmap`.
+
+Conventions:
+  pixel   (x, y), x to the right and y down; the upper left pixel covers [0, 1] × [0, 1], and its centre is (½, ½)
+  camera  "opengl": x to the right, y up, z back, so that what is seen has z < 0 (NeRF, Blender, nerfstudio)
+          "opencv": x to the right, y down, z forward (COLMAP)
+  pose    [3, 4] camera to world: the columns are the camera's axes and its place, in world coordinates
+
+A ray's direction has length 1 along the optical axis, as in NeRF; so t along it is the depth along that axis, z-depth.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.contracts import Array
+
+AXES = ("opengl", "opencv")
+
+# Newton's steps of `undistort`; each doubles the number of right digits.
+_NEWTON_STEPS = 8
+
+
+class Camera(NamedTuple):
+    """The intrinsics of a camera, in pixels.
+
+    Attributes:
+      focal: [2] f_x, f_y.
+      center: [2] c_x, c_y, where the optical axis meets the image.
+      distortion: [4] k_1, k_2 (radial), p_1, p_2 (tangential), as in OpenCV; zeros for none.
+    """
+
+    focal: Array
+    center: Array
+    distortion: Array
+
+
+def pinhole(focal: float, height: int, width: int) -> Camera:
+    """A camera without distortion whose axis meets the middle of the image.
+
+    Args:
+      focal: in pixels.
+      height: of the image.
+      width: of the image.
+
+    Returns:
+      The camera.
+    """
+    return Camera(jnp.full(2, focal), jnp.array([0.5 * width, 0.5 * height]), jnp.zeros(4))
+
+
+def scaled(camera: Camera, factor: Array | float) -> Camera:
+    """The camera of the same photograph, so many times as large.
+
+    Args:
+      camera: of the photograph.
+      factor: ½ for one of half the width and height.
+
+    Returns:
+      The camera.
+    """
+    return Camera(camera.focal * factor, camera.center * factor, camera.distortion)
+
+
+def pixel_centers(height: int, width: int) -> np.ndarray:
+    """The centres of an image's pixels.
+
+    Args:
+      height: H.
+      width: W.
+
+    Returns:
+      [H, W, 2] float32: x in ½ … W − ½, y in ½ … H − ½.
+    """
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return np.stack([x, y], axis=-1).astype(np.float32)
+
+
+def distort(point: Array, distortion: Array) -> Array:
+    """Where a lens shows a point of the plane z = 1: x (1 + k_1 r² + k_2 r⁴) + (2 p_1 x y + p_2 (r² + 2 x²), …).
+
+    See "Close-Range Camera Calibration", Brown, 1971; in OpenCV's order of the coefficients.
+
+    Args:
+      point: [2] (x, y), y down.
+      distortion: [4] k_1, k_2, p_1, p_2.
+
+    Returns:
+      [2].
+    """
+    k1, k2, p1, p2 = distortion
+    x, y = point
+    r2 = x * x + y * y
+    radial = 1.0 + r2 * (k1 + r2 * k2)
+    tangential = jnp.array([2.0 * p1 * x * y + p2 * (r2 + 2.0 * x * x), p1 * (r2 + 2.0 * y * y) + 2.0 * p2 * x * y])
+    return radial * point + tangential
+
+
+def undistort(point: Array, distortion: Array) -> Array:
+    """The inverse of `distort`, by Newton's method from the point itself.
+
+    Args:
+      point: [2], where the lens shows it.
+      distortion: [4].
+
+    Returns:
+      [2], such that `distort` of it is the point, where the lens is one to one.
+    """
+
+    def step(_: int, guess: Array) -> Array:
+        error = distort(guess, distortion) - point
+        (a, b), (c, d) = jax.jacfwd(distort)(guess, distortion)
+        determinant = a * d - b * c
+        return guess - jnp.array([d * error[0] - b * error[1], a * error[1] - c * error[0]]) / determinant
+
+    return jax.lax.fori_loop(0, _NEWTON_STEPS, step, point)
+
+
+def _signs(axes: str) -> np.ndarray:
+    """What turns OpenCV's camera axes into those of a convention, and back."""
+    if axes not in AXES:
+        raise ValueError(f"axes={axes!r} is not known; expected one of {', '.join(AXES)}.")
+    return np.array([1.0, -1.0, -1.0]) if axes == "opengl" else np.ones(3)
+
+
+def change_axes(pose: Array, source: str, target: str) -> Array:
+    """A pose, said for another convention of the camera's axes; the world stays.
+
+    Args:
+      pose: [..., 3, 4] or [..., 4, 4], camera to world.
+      source: "opengl" or "opencv".
+      target: the same.
+
+    Returns:
+      The pose, of the same shape.
+
+    Raises:
+      ValueError: where a convention is not known.
+    """
+    signs = np.concatenate([_signs(source) * _signs(target), [1.0]])
+    return pose * np.broadcast_to(signs, pose.shape)
+
+
+def ray(camera: Camera, pose: Array, pixel: Array, *, axes: str = "opengl") -> tuple[Array, Array]:
+    """The ray r(t) = o + t d that a pixel sees; t is the depth along the optical axis.
+
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Section 4; its code takes pixel (i, j) to be at (i, j), the
+    upper left corner, and not at the centre.
+
+    Args:
+      camera: the intrinsics.
+      pose: [3, 4] camera to world.
+      pixel: [2] (x, y).
+      axes: of the pose, "opengl" or "opencv".
+
+    Returns:
+      o [3] and d [3] in the world; d is not of length 1.
+
+    Raises:
+      ValueError: where the convention is not known.
+    """
+    plane = undistort((pixel - camera.center) / camera.focal, camera.distortion)
+    direction = jnp.concatenate([plane, jnp.ones_like(plane[:1])]) * _signs(axes)
+    return pose[:3, 3], pose[:3, :3] @ direction
+
+
+def project(camera: Camera, pose: Array, point: Array, *, axes: str = "opengl") -> tuple[Array, Array]:
+    """The pixel in which a camera sees a point.
+
+    Args:
+      camera: the intrinsics.
+      pose: [3, 4] camera to world, a rotation and a place.
+      point: [3] in the world.
+      axes: of the pose.
+
+    Returns:
+      The pixel [2] (x, y), and the depth [] along the optical axis: the point is seen only where that is positive.
+
+    Raises:
+      ValueError: where the convention is not known.
+    """
+    x, y, z = (pose[:3, :3].T @ (point - pose[:3, 3])) * _signs(axes)
+    plane = distort(jnp.array([x, y]) / z, camera.distortion)
+    return plane * camera.focal + camera.center, z
+
+
+def unproject(camera: Camera, pose: Array, pixel: Array, depth: Array | float, *, axes: str = "opengl") -> Array:
+    """The point that a camera sees in a pixel at a depth: the inverse of `project`.
+
+    Args:
+      camera: the intrinsics.
+      pose: [3, 4] camera to world.
+      pixel: [2] (x, y).
+      depth: along the optical axis.
+      axes: of the pose.
+
+    Returns:
+      [3] in the world.
+
+    Raises:
+      ValueError: where the convention is not known.
+    """
+    origin, direction = ray(camera, pose, pixel, axes=axes)
+    return origin + depth * direction
+
+
+def ndc_ray(origin: Array, direction: Array, focal: Array, size: Array, near: float = 1.0) -> tuple[Array, Array]:
+    """A ray in normalised device coordinates, for scenes that are all before the camera and reach to infinity.
+
+    The origin is moved to the plane z = −n first; then o' + t' d' runs from that plane (t' = 0) to infinity (t' = 1),
+    with t' = 1 − o_z / (o_z + t d_z). Straight rays stay straight.
+
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Appendix C, Eq. 25 and 26.
+
+    Args:
+      origin: [3], in the coordinates of a camera that looks along −z.
+      direction: [3], with d_z < 0.
+      focal: [2] in pixels.
+      size: [2] width and height in pixels.
+      near: n > 0.
+
+    Returns:
+      o' [3] and d' [3].
+    """
+    origin = origin - (near + origin[2]) / direction[2] * direction
+    scale = -2.0 * focal / size  # −f / (W / 2)
+    slope = direction[:2] / direction[2] - origin[:2] / origin[2]
+    start = jnp.concatenate([scale * origin[:2] / origin[2], 1.0 + 2.0 * near / origin[2:]])  # Eq. 25
+    return start, jnp.concatenate([scale * slope, -2.0 * near / origin[2:]])  # Eq. 26
+
+
+def ndc_point(point: Array, focal: Array, size: Array, near: float = 1.0) -> Array:
+    """A point in normalised device coordinates: (−f_x/(W/2) x/z, −f_y/(H/2) y/z, 1 + 2n/z).
+
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Appendix C, Eq. 8.
+
+    Args:
+      point: [3], in the coordinates of a camera that looks along −z.
+      focal: [2] in pixels.
+      size: [2] width and height in pixels.
+      near: n > 0.
+
+    Returns:
+      [3]; what is between the near plane and infinity has its last coordinate in [−1, 1].
+    """
+    return jnp.concatenate([-2.0 * focal / size * point[:2] / point[2], 1.0 + 2.0 * near / point[2:]])
+
+
+def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """The pose, with OpenGL's axes, of a camera that looks at a point.
+
+    Args:
+      eye: [3] where the camera is.
+      target: [3] what it looks at.
+      up: [3] what is up in the image; not along the view.
+
+    Returns:
+      [3, 4] camera to world.
+    """
+    back = (eye - target) / np.linalg.norm(eye - target)
+    right = np.cross(up, back)
+    right = right / np.linalg.norm(right)
+    return np.stack([right, np.cross(back, right), back, eye], axis=1)
+
+
+def spherical_pose(azimuth: float, elevation: float, radius: float) -> np.ndarray:
+    """The pose, with OpenGL's axes, of a camera on a sphere around the origin, at which it looks; z is up.
+
+    Args:
+      azimuth: in radians, from x towards y.
+      elevation: in radians above the plane z = 0, less than a right angle.
+      radius: of the sphere.
+
+    Returns:
+      [3, 4] camera to world.
+    """
+    flat = np.cos(elevation)
+    eye = radius * np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
+    return look_at(eye, np.zeros(3), np.array([0.0, 0.0, 1.0]))
+
+
+def spherical_path(num: int, elevation: float, radius: float) -> np.ndarray:
+    """Poses once around the origin, as of Blender scenes' videos: evenly spaced, the last one before the first.
+
+    Args:
+      num: how many.
+      elevation: in radians.
+      radius: of the circle's sphere.
+
+    Returns:
+      [num, 3, 4] camera to world, OpenGL's axes.
+    """
+    return np.stack([spherical_pose(2 * np.pi * i / num, elevation, radius) for i in range(num)])
+
+
+def spiral_path(
+    num: int, pose: np.ndarray, radii: np.ndarray, focus: float, *, turns: int = 2, rate: float = 0.5
+) -> np.ndarray:
+    """Poses on a spiral before a scene, all looking at one point, as of LLFF scenes' videos.
+
+    The camera of turn angle θ is at (r_x cos θ, −r_y sin θ, −r_z sin(rate θ)) in the coordinates of the middle pose.
+
+    Args:
+      num: how many.
+      pose: [3, 4] the middle one, OpenGL's axes.
+      radii: [3] in world units.
+      focus: how far before the middle pose the point is that all look at.
+      turns: of θ by 2π.
+      rate: of the movement back and forth.
+
+    Returns:
+      [num, 3, 4] camera to world, OpenGL's axes.
+    """
+    theta = np.linspace(0.0, 2 * np.pi * turns, num, endpoint=False)
+    offsets = np.stack([np.cos(theta), -np.sin(theta), -np.sin(rate * theta)], axis=1) * radii
+    eyes = pose[:, 3] + offsets @ pose[:, :3].T
+    target = pose[:, 3] - focus * pose[:, 2]
+    return np.stack([look_at(eye, target, pose[:, 1]) for eye in eyes])

@@ -1,0 +1,136 @@
+"""Cameras against geometry: the inverse of projection, known faces of a cube, device coordinates, paths."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from gen_jax.ops import cameras
+from gen_jax.ops.cameras import Camera
+
+LENS = [0.1, -0.05, 0.003, -0.002]
+
+
+def some_camera(distortion):
+    """Not square, off centre, with two focal lengths."""
+    return Camera(jnp.array([310.0, 290.0]), jnp.array([270.3, 121.7]), jnp.array(distortion))
+
+
+def some_pose(seed):
+    random = np.random.default_rng(seed)
+    turn = Rotation.random(random_state=random).as_matrix()
+    return jnp.asarray(np.concatenate([turn, random.normal(size=(3, 1))], axis=1))
+
+
+@pytest.mark.parametrize("axes", cameras.AXES)
+@pytest.mark.parametrize("distortion", [[0.0] * 4, LENS])
+def test_project_and_unproject_are_inverses_to_a_millionth_of_a_pixel(axes, distortion):
+    with jax.enable_x64(True):
+        camera, pose = some_camera(distortion), some_pose(0)
+        random = np.random.default_rng(1)
+        pixels, depths = random.uniform([0, 0], [540, 240], (200, 2)), random.uniform(0.5, 9.0, 200)
+        points = jax.vmap(lambda p, z: cameras.unproject(camera, pose, p, z, axes=axes))(pixels, depths)
+        back, z = jax.vmap(lambda x: cameras.project(camera, pose, x, axes=axes))(points)
+        np.testing.assert_allclose(back, pixels, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(z, depths, rtol=0, atol=1e-9)
+
+
+def test_distortion_is_opencvs_formula():
+    x, y = 0.3, -0.2
+    k1, k2, p1, p2 = LENS
+    r2 = x**2 + y**2
+    expected = [
+        x * (1 + k1 * r2 + k2 * r2**2) + 2 * p1 * x * y + p2 * (r2 + 2 * x**2),
+        y * (1 + k1 * r2 + k2 * r2**2) + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y,
+    ]
+    found = cameras.distort(jnp.array([x, y]), jnp.array(LENS))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(cameras.undistort(found, jnp.array(LENS)), [x, y], atol=1e-6)
+
+
+def test_pixels_of_a_camera_of_ninety_degrees_see_the_known_places_of_a_cubes_face():
+    # At the origin, unturned, a field of view of 90°: the face z = −1 of the cube [−1, 1]³ fills the image.
+    camera, pose = cameras.pinhole(2.0, 4, 4), jnp.eye(3, 4)
+    assert cameras.pixel_centers(4, 4)[0, 0].tolist() == [0.5, 0.5]
+    for pixel, place in (
+        ((0.5, 0.5), (-0.75, 0.75, -1)),  # upper left: left and up
+        ((3.5, 0.5), (0.75, 0.75, -1)),
+        ((0.5, 3.5), (-0.75, -0.75, -1)),
+        ((2.0, 2.0), (0, 0, -1)),
+        ((4.0, 2.0), (1, 0, -1)),  # the right edge
+    ):
+        origin, direction = cameras.ray(camera, pose, jnp.array(pixel))
+        np.testing.assert_allclose(origin + direction, place, atol=1e-6)
+        _, direction = cameras.ray(camera, pose, jnp.array(pixel), axes="opencv")
+        np.testing.assert_allclose(direction, np.array(place) * [1, -1, -1], atol=1e-6)
+
+
+def test_a_turned_camera_in_a_turned_scene_sees_the_same():
+    camera, pose, turn = some_camera(LENS), some_pose(2), jnp.asarray(Rotation.random(random_state=3).as_matrix())
+    point = pose[:, 3] - 3.0 * pose[:, 2] + jnp.array([0.1, 0.2, 0.3])
+    one, depth = cameras.project(camera, pose, point)
+    other, other_depth = cameras.project(camera, turn @ pose, turn @ point)
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+    np.testing.assert_allclose(depth, other_depth, rtol=1e-5)
+
+
+def test_axes_change_the_pose_and_not_the_view():
+    camera, pose = some_camera(LENS), some_pose(4)
+    changed = cameras.change_axes(pose, "opengl", "opencv")
+    for one, other in zip(
+        cameras.ray(camera, pose, jnp.array([3.0, 4.0])),
+        cameras.ray(camera, changed, jnp.array([3.0, 4.0]), axes="opencv"),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    np.testing.assert_array_equal(cameras.change_axes(changed, "opencv", "opengl"), pose)
+    with pytest.raises(ValueError, match="expected one of opengl, opencv"):
+        cameras.change_axes(pose, "opengl", "blender")
+
+
+def test_a_smaller_photograph_sees_the_same():
+    camera, pose = some_camera(LENS), some_pose(5)
+    _, whole = cameras.ray(camera, pose, jnp.array([100.0, 60.0]))
+    _, half = cameras.ray(cameras.scaled(camera, 0.5), pose, jnp.array([50.0, 30.0]))
+    np.testing.assert_allclose(whole, half, rtol=1e-6)
+
+
+def test_a_ray_in_device_coordinates_is_the_perspective_divide_of_the_ray():
+    focal, size, near = jnp.array([310.0, 290.0]), jnp.array([540.0, 240.0]), 1.5
+    origin, direction = jnp.array([0.2, -0.1, 0.3]), jnp.array([0.3, 0.2, -1.0])
+    start, along = cameras.ndc_ray(origin, direction, focal, size, near)
+    moved = origin + (-near - origin[2]) / direction[2] * direction
+    for t in (0.0, 0.5, 2.0, 10.0, 1000.0):
+        point = moved + t * direction
+        s = 1 - moved[2] / point[2]
+        np.testing.assert_allclose(
+            start + s * along, cameras.ndc_point(point, focal, size, near), atol=2e-6, err_msg=str(t)
+        )
+    np.testing.assert_allclose([start[2], (start + along)[2]], [-1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "path", [cameras.spherical_path(7, 0.5, 4.0), cameras.spiral_path(7, np.eye(3, 4), np.ones(3), 5.0)]
+)
+def test_paths_are_rigid_poses(path):
+    assert path.shape == (7, 3, 4)
+    for pose in path:
+        np.testing.assert_allclose(pose[:, :3].T @ pose[:, :3], np.eye(3), atol=1e-9)
+        np.testing.assert_allclose(np.linalg.det(pose[:, :3]), 1, atol=1e-9)
+
+
+def test_paths_look_at_what_they_go_around():
+    camera = cameras.pinhole(100.0, 64, 64)
+    for pose in cameras.spherical_path(5, 0.5, 4.0):
+        pixel, depth = cameras.project(camera, jnp.asarray(pose), jnp.zeros(3))
+        np.testing.assert_allclose(pixel, [32, 32], atol=1e-3)
+        np.testing.assert_allclose(depth, 4, rtol=1e-5)
+        assert pose[2, 1] > 0 and pose[2, 3] > 0, "upright and above"
+    first = cameras.spherical_path(4, 0.0, 2.0)
+    np.testing.assert_allclose(first[:2, :, 3], [[2, 0, 0], [0, 2, 0]], atol=1e-9)
+    for pose in cameras.spiral_path(5, np.eye(3, 4), np.array([1.0, 0.5, 0.2]), 5.0):
+        pixel, _ = cameras.project(camera, jnp.asarray(pose), jnp.array([0.0, 0.0, -5.0]))
+        np.testing.assert_allclose(pixel, [32, 32], atol=1e-3)
