@@ -51,7 +51,13 @@ class Rendered(NamedTuple):
 
 
 def stratified_depths(
-    key: Key | None, near: Array | float, far: Array | float, num: int, *, spacing: str = "depth"
+    key: Key | None,
+    near: Array | float,
+    far: Array | float,
+    num: int,
+    *,
+    spacing: str = "depth",
+    with_ends: bool = False,
 ) -> Array:
     """One sample in each of N equal parts of a ray: t_i ~ U[t_n + (i − 1)/N (t_f − t_n), t_n + i/N (t_f − t_n)].
 
@@ -61,8 +67,10 @@ def stratified_depths(
       key: of this ray's noise; None for the middle of each part.
       near: t_n.
       far: t_f > t_n.
-      num: N.
+      num: N, at least 2 with ends.
       spacing: "depth" for parts equal in t, "disparity" for parts equal in 1/t, which needs t_n > 0.
+      with_ends: as in the paper's code: N points from t_n to t_f, both among them, or anywhere between half way to the
+        point before and half way to the point after.
 
     Returns:
       [N], increasing, in [near, far].
@@ -71,7 +79,13 @@ def stratified_depths(
       ValueError: where the spacing is not known.
     """
     offset = jnp.full(num, 0.5) if key is None else jax.random.uniform(key, (num,))
-    part = (jnp.arange(num) + offset) / num
+    if with_ends:
+        points = jnp.linspace(0.0, 1.0, num)
+        middles = 0.5 * (points[1:] + points[:-1])
+        low, high = jnp.concatenate([points[:1], middles]), jnp.concatenate([middles, points[-1:]])
+        part = points if key is None else low + offset * (high - low)
+    else:
+        part = (jnp.arange(num) + offset) / num
     if spacing == "depth":
         return near + part * (far - near)
     if spacing == "disparity":
@@ -102,7 +116,9 @@ def inverse_cdf(edges: Array, weights: Array, u: Array) -> Array:
     return edges[part] + fraction * (edges[part + 1] - edges[part])
 
 
-def importance_depths(key: Key | None, depths: Array, weights: Array, num: int) -> Array:
+def importance_depths(
+    key: Key | None, depths: Array, weights: Array, num: int, *, padding: float = 0.0, with_ends: bool = False
+) -> Array:
     """New samples of a ray where the coarse samples' weights are large, by inverse transform sampling.
 
     As in the paper's code, the weight of a sample is spread from half way to the sample before to half way to the
@@ -111,18 +127,23 @@ def importance_depths(key: Key | None, depths: Array, weights: Array, num: int) 
     See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Section 5.2.
 
     Args:
-      key: of this ray's noise; None for evenly spread quantiles.
+      key: of this ray's noise; None for the middles of as many equal parts of the distribution.
       depths: [N] the coarse t_i, N ≥ 3.
       weights: [N] w_i of the coarse samples; no gradient flows to them.
       num: how many.
+      padding: what is added to every weight; 1e-5 in the paper's code.
+      with_ends: as in the paper's code: quantiles from 0 to 1, both among them, or independent ones with a key.
 
     Returns:
       [num], increasing, in [depths[0], depths[N − 1]].
     """
-    offset = jnp.full(num, 0.5) if key is None else jax.random.uniform(key, (num,))
-    u = (jnp.arange(num) + offset) / num
+    if with_ends:
+        u = jnp.linspace(0.0, 1.0, num) if key is None else jnp.sort(jax.random.uniform(key, (num,)))
+    else:
+        offset = jnp.full(num, 0.5) if key is None else jax.random.uniform(key, (num,))
+        u = (jnp.arange(num) + offset) / num
     edges = 0.5 * (depths[1:] + depths[:-1])
-    return jax.lax.stop_gradient(inverse_cdf(edges, weights[1:-1], u))
+    return jax.lax.stop_gradient(inverse_cdf(edges, weights[1:-1] + padding, u))
 
 
 def intervals(depths: Array, *, far: Array | float | None = None) -> Array:

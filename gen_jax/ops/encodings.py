@@ -1,0 +1,63 @@
+"""Coordinates as waves, so that a network can follow fine detail. One point; mapped by `vmap`."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+
+from gen_jax.contracts import Array
+
+# Whether frequencies are multiplied by π, and whether the coordinates themselves come first.
+_CONVENTIONS = {
+    "paper": (True, False),
+    "paper_with_input": (True, True),
+    "code": (False, True),
+    "code_without_input": (False, False),
+}
+CONVENTIONS = tuple(_CONVENTIONS)
+
+
+def positional_encoding(x: Array, num_frequencies: int, *, convention: str = "code") -> Array:
+    """Sines and cosines of coordinates at doubling frequencies.
+
+    γ(x) = (sin 2⁰πx, cos 2⁰πx, …, sin 2^{L−1}πx, cos 2^{L−1}πx), without the π and after x itself in the paper's code
+
+    See "NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis", Mildenhall et al., 2020
+    (arXiv:2003.08934), Eq. 4.
+
+    Args:
+      x: [D].
+      num_frequencies: L; 0 for none.
+      convention: "paper", "code" (which the published weights have), "paper_with_input" or "code_without_input".
+
+    Returns:
+      [2 L D], or [(2 L + 1) D] with the input: for each frequency the sines of all coordinates, then their cosines.
+
+    Raises:
+      ValueError: where the convention is not known.
+    """
+    if convention not in _CONVENTIONS:
+        raise ValueError(f"convention={convention!r} is not known; expected one of {', '.join(CONVENTIONS)}.")
+    with_pi, with_input = _CONVENTIONS[convention]
+    frequencies = 2.0 ** jnp.arange(num_frequencies, dtype=x.dtype) * (math.pi if with_pi else 1.0)
+    angles = frequencies[:, None] * x[None]
+    waves = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=1).reshape(-1)
+    return jnp.concatenate([x, waves]) if with_input else waves
+
+
+def fourier_features(x: Array, frequencies: Array) -> Array:
+    """Cosines and sines of coordinates at given frequencies: γ(x) = (cos 2πBx, sin 2πBx).
+
+    See "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains", Tancik et al., 2020
+    (arXiv:2006.10739), Section 6.1, where the entries of B are drawn from N(0, σ²).
+
+    Args:
+      x: [D].
+      frequencies: B [F, D].
+
+    Returns:
+      [2 F].
+    """
+    angles = 2.0 * math.pi * (frequencies @ x)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
