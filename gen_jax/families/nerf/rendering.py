@@ -76,7 +76,7 @@ def render_ray(
     norm = jnp.linalg.norm(direction)
 
     def see(field: Field, depths: Array, name: str) -> Rendered:
-        color, density = field(origin + depths[:, None] * direction[None], view)
+        color, density = field(origin[None] + depths[:, None] * direction[None], view)
         if key is not None and sampling.density_noise:
             noise = jax.random.normal(rng.stream(key, f"{name}_noise"), density.shape)
             density = density + sampling.density_noise * noise
