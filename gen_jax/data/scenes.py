@@ -1,0 +1,207 @@
+"""Scenes: photographs, where each was taken and with which camera, whatever the files that say so.
+
+Every format comes to the same record. Poses are camera to world with OpenGL's axes (x right, y up, z back); pixels are
+as in `ops.cameras`: the centre of the upper left one is (½, ½).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+
+import numpy as np
+
+from gen_jax.contracts import UserError
+
+# How far RᵀR may be from the identity.
+_RIGID = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Photographs of one size and their cameras.
+
+    Attributes:
+      images: [N, H, W, 3] uint8, or [N, H, W, 4] with straight alpha.
+      poses: [N, 3, 4] float32, camera to world, OpenGL's axes.
+      focal: [N, 2] float32, pixels.
+      center: [N, 2] float32, pixels.
+      distortion: [N, 4] float32, k_1, k_2, p_1, p_2.
+      names: where each was found.
+    """
+
+    images: np.ndarray
+    poses: np.ndarray
+    focal: np.ndarray
+    center: np.ndarray
+    distortion: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.images)
+
+    def take(self, rows: np.ndarray) -> Views:
+        """Some of the views, in the order of their numbers."""
+        arrays = {field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)[:-1]}
+        return Views(**arrays, names=tuple(self.names[row] for row in rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """The views of a scene, and between which depths it is.
+
+    Attributes:
+      train: to learn from.
+      val: to watch.
+      test: to judge by.
+      near: the depth before which there is nothing.
+      far: the depth behind which there is nothing.
+      forward_facing: whether all cameras look the same way and the scene reaches to infinity, as in LLFF.
+      fingerprint: a hexadecimal digest of images and cameras.
+      origin: where the scene was found.
+    """
+
+    train: Views
+    val: Views
+    test: Views
+    near: float
+    far: float
+    forward_facing: bool
+    fingerprint: str
+    origin: str
+
+
+def make_views(
+    images: list[np.ndarray],
+    poses: np.ndarray,
+    focal: np.ndarray,
+    center: np.ndarray,
+    distortion: np.ndarray,
+    names: list[str],
+    where: str,
+) -> Views:
+    """Checks photographs and cameras and puts them together.
+
+    Args:
+      images: of [H, W, 3 or 4] uint8 each.
+      poses: [N, 3 or 4, 4], camera to world, OpenGL's axes.
+      focal: [N, 2].
+      center: [N, 2].
+      distortion: [N, 4].
+      names: of the images' files.
+      where: the file that names them, for messages.
+
+    Returns:
+      The views.
+
+    Raises:
+      UserError: where there is no image, images differ in size, a pose is no rotation and place, or a focal length is
+        not positive.
+    """
+    if not images:
+        raise UserError(f"{where} names no images; expected one or more.")
+    for image, name in zip(images, names, strict=True):
+        if image.shape != images[0].shape:
+            raise UserError(
+                f"{name} is {_size(image)}, and {names[0]} is {_size(images[0])}; the images of {where} must be of one "
+                "size: make them so, or take them out of the file."
+            )
+    for pose, name in zip(poses, names, strict=True):
+        turn = np.asarray(pose, np.float64)[:3, :3]
+        if not np.all(np.isfinite(pose)) or np.abs(turn.T @ turn - np.eye(3)).max() > _RIGID or np.linalg.det(turn) < 0:
+            raise UserError(
+                f"The pose of {name} in {where} is not rigid; expected a rotation (orthogonal columns of length 1, no "
+                "mirror) and a place."
+            )
+    if not np.all(np.asarray(focal) > 0):
+        raise UserError(f"{where} has a focal length that is not positive; expected pixels.")
+    numbers = (np.asarray(array, np.float32) for array in (np.asarray(poses)[:, :3], focal, center, distortion))
+    return Views(np.stack(images), *numbers, tuple(names))
+
+
+def make_scene(
+    train: Views, val: Views, test: Views, *, near: float, far: float, forward_facing: bool = False, origin: str
+) -> Scene:
+    """Checks what concerns a whole scene.
+
+    Args:
+      train: to learn from.
+      val: to watch.
+      test: to judge by.
+      near: t_n.
+      far: t_f.
+      forward_facing: as in `Scene`.
+      origin: as in `Scene`.
+
+    Returns:
+      The scene.
+
+    Raises:
+      UserError: where there are fewer than two views to learn from, all of them are wholly transparent, or near is not
+        before far.
+    """
+    if len(train) < 2:
+        raise UserError(f"{origin} has {len(train)} training view(s); a scene needs two or more.")
+    if train.images.shape[-1] == 4 and not train.images[..., 3].any():
+        raise UserError(f"Every training image of {origin} is wholly transparent; expected something to see.")
+    if not 0 <= near < far:
+        raise UserError(f"{origin}: near={near:g} and far={far:g}; expected 0 ≤ near < far.")
+    digest = hashlib.sha256()
+    for views in (train, val, test):
+        for array in (views.images, views.poses, views.focal, views.center, views.distortion):
+            digest.update(str(array.shape).encode() + array.tobytes())
+    return Scene(train, val, test, float(near), float(far), forward_facing, digest.hexdigest(), origin)
+
+
+def hold_out(views: Views, every: int) -> tuple[Views, Views]:
+    """Splits views as LLFF does: each so many-th, from the first on, is held out.
+
+    Args:
+      views: all of them.
+      every: 8 in the papers; 0 to hold none out, and judge by those learned from.
+
+    Returns:
+      Those to learn from, and those held out.
+    """
+    rows = np.arange(len(views))
+    if every < 1:
+        return views, views
+    return views.take(rows[rows % every != 0]), views.take(rows[rows % every == 0])
+
+
+def shrink(image: np.ndarray, factor: int) -> np.ndarray:
+    """An image of a fraction of the width and height, each pixel the mean over the area that it covers.
+
+    Where there is alpha, colours are weighted by it: what cannot be seen has no part in the mean.
+
+    Args:
+      image: [H, W, C] uint8, C = 3 or 4; rows and columns beyond a multiple of the factor are left out.
+      factor: 1 or more.
+
+    Returns:
+      [H // factor, W // factor, C] uint8.
+    """
+    if factor == 1:
+        return image
+    height, width = (size // factor for size in image.shape[:2])
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        kept = values[: height * factor, : width * factor]
+        return kept.reshape(height, factor, width, factor, -1).mean(axis=(1, 3))
+
+    values = image.astype(np.float64)
+    if image.shape[-1] == 4:
+        alpha = mean(values[..., 3:])
+        color = mean(values[..., :3] * values[..., 3:]) / np.where(alpha > 0, alpha, 1.0)
+        values = np.concatenate([color, alpha], axis=-1)
+    else:
+        values = mean(values)
+    return np.rint(values).astype(np.uint8)
+
+
+def _size(image: np.ndarray) -> str:
+    """A size for people."""
+    height, width, channels = image.shape
+    return f"{width}x{height} with {channels} channels"
