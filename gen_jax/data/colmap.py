@@ -1,8 +1,8 @@
 """What COLMAP writes: cameras, images and points of a reconstruction, as text or binary.
 
-See "Structure-from-Motion Revisited", Schönberger and Frahm, 2016, and COLMAP's documentation of its formats. A pose there
-is world to camera, with the axes of OpenCV (x right, y down, z forward); here it is turned into camera to world with
-OpenGL's axes.
+See "Structure-from-Motion Revisited", Schönberger and Frahm, 2016, and COLMAP's documentation of its formats. A pose
+there is world to camera, with the axes of OpenCV (x right, y down, z forward); here it is turned into camera to world
+with OpenGL's axes.
 """
 
 from __future__ import annotations

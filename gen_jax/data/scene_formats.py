@@ -123,13 +123,9 @@ def read_transforms(
     views = _views_of(path, factor)
     lists = {split: _json(path).get(f"{split}_filenames") for split in ("train", "val", "test")}
     if lists["train"]:
-        rows = {split: _rows(views, names or [], path) for split, names in lists.items()}
-        test = rows["test"] if len(rows["test"]) else rows["val"]
-        train, val, test = (
-            views.take(rows["train"]),
-            views.take(rows["val"] if len(rows["val"]) else test),
-            views.take(test),
-        )
+        parts = {split: views.take(_rows(views, names or [], path)) for split, names in lists.items()}
+        train, test = parts["train"], parts["test"] if len(parts["test"]) else parts["val"]
+        val = parts["val"] if len(parts["val"]) else test
     else:
         train, test = hold_out(views, hold_out_every)
         val = test
@@ -344,8 +340,8 @@ def _intrinsics(data: dict[str, Any], image: np.ndarray, path: pathlib.Path) -> 
         focal = [float(data["fl_x"]) * ratio_x, float(data.get("fl_y", data["fl_x"])) * ratio_y]
     elif "camera_angle_x" in data:
         focal_x = 0.5 * width / math.tan(0.5 * float(data["camera_angle_x"]))
-        angle_y = data.get("camera_angle_y")
-        focal = [focal_x, 0.5 * height / math.tan(0.5 * float(angle_y)) if angle_y else focal_x]
+        angle_y = float(data.get("camera_angle_y") or 0.0)
+        focal = [focal_x, 0.5 * height / math.tan(0.5 * angle_y) if angle_y else focal_x]
     else:
         raise UserError(f"{path} has neither fl_x nor camera_angle_x; expected a focal length or an angle of view.")
     center = [float(data.get("cx", 0.5 * given_width)) * ratio_x, float(data.get("cy", 0.5 * given_height)) * ratio_y]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import pathlib
 
 import numpy as np
 
@@ -117,8 +116,14 @@ def make_views(
             )
     if not np.all(np.asarray(focal) > 0):
         raise UserError(f"{where} has a focal length that is not positive; expected pixels.")
-    numbers = (np.asarray(array, np.float32) for array in (np.asarray(poses)[:, :3], focal, center, distortion))
-    return Views(np.stack(images), *numbers, tuple(names))
+    return Views(
+        np.stack(images),
+        np.asarray(poses, np.float32)[:, :3],
+        np.asarray(focal, np.float32),
+        np.asarray(center, np.float32),
+        np.asarray(distortion, np.float32),
+        tuple(names),
+    )
 
 
 def make_scene(

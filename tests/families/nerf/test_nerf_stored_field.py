@@ -55,7 +55,7 @@ def test_raw_outputs(scene, level):
     frequencies = (file[f"{level}/layer1.weight"].shape[1] - 3) // 6
     color, density = field_of(file, level, frequencies)(jnp.asarray(file["io/points"]), jnp.asarray(file["io/dirs"]))
     expected = file[f"io/{level}_raw"]
-    # They go up to thousands, of which float32 has seven digits: relative to a column's largest, and what is seen of them.
+    # They go up to thousands, of which float32 has seven digits: relative to a column's largest; then what is seen.
     scale = np.abs(expected).max(axis=0)
     np.testing.assert_allclose(np.concatenate([color, density[:, None]], 1) / scale, expected / scale, atol=5e-6)
     np.testing.assert_allclose(jax.nn.sigmoid(color), jax.nn.sigmoid(expected[:, :3]), rtol=0, atol=1e-4)
