@@ -1,0 +1,323 @@
+"""Every format of scenes against a synthetic scene of known cameras, written by hand and read back."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from gen_jax.contracts import UserError
+from gen_jax.data.scene_formats import load_scene
+from gen_jax.data.scenes import shrink
+
+COUNT, HEIGHT, WIDTH = 9, 6, 8
+FOCAL, CENTER, LENS = (10.0, 11.0), (3.7, 2.9), (0.1, -0.05, 0.003, -0.002)
+
+
+def known_poses(count=COUNT):
+    """Camera to world, OpenGL's axes."""
+    random = np.random.default_rng(0)
+    turns = Rotation.random(count, random_state=random).as_matrix()
+    return np.concatenate([turns, random.normal(size=(count, 3, 1))], axis=2)
+
+
+def known_images(channels=3, count=COUNT):
+    return np.random.default_rng(1).integers(1, 256, (count, HEIGHT, WIDTH, channels), np.uint8)
+
+
+def save_images(folder, images):
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{row:03d}.png")
+    return [f"{row:03d}.png" for row in range(len(images))]
+
+
+def square(pose):
+    return np.concatenate([pose, [[0, 0, 0, 1]]]).tolist()
+
+
+def write_blender(folder, poses=None, images=None, splits=("train", "val", "test")):
+    poses, images = known_poses() if poses is None else poses, known_images(4) if images is None else images
+    for split in splits:
+        names = save_images(folder / split, images)
+        frames = [
+            {"file_path": f"./{split}/{name.removesuffix('.png')}", "transform_matrix": square(pose)}
+            for name, pose in zip(names, poses, strict=True)
+        ]
+        data = {"camera_angle_x": 2 * np.arctan(0.5 * WIDTH / FOCAL[0]), "frames": frames}
+        (folder / f"transforms_{split}.json").write_text(json.dumps(data))
+
+
+def write_transforms(folder, **more):
+    names = save_images(folder / "images", known_images())
+    frames = [
+        {"file_path": f"images/{name}", "transform_matrix": square(pose)}
+        for name, pose in zip(names, known_poses(), strict=True)
+    ]
+    data = {"fl_x": FOCAL[0], "fl_y": FOCAL[1], "cx": CENTER[0], "cy": CENTER[1], "w": WIDTH, "h": HEIGHT}
+    data |= dict(zip(("k1", "k2", "p1", "p2"), LENS, strict=True)) | {"frames": frames} | more
+    (folder / "transforms.json").write_text(json.dumps(data))
+
+
+def colmap_rows(model="OPENCV"):
+    """(name, quaternion w x y z, shift) of every image: world to camera, OpenCV's axes; names out of order."""
+    rows = []
+    for row, pose in enumerate(known_poses()):
+        turn = (pose[:, :3] * [1, -1, -1]).T
+        x, y, z, w = Rotation.from_matrix(turn).as_quat()
+        rows.append((f"{row:03d}.png", (w, x, y, z), -turn @ pose[:, 3]))
+    return rows[::-1]
+
+
+POINTS = np.random.default_rng(3).normal(size=(200, 3))
+
+
+def write_colmap(folder, binary, model=(4, "OPENCV", (*FOCAL, *CENTER, *LENS)), points=True):
+    save_images(folder / "images", known_images())
+    place = folder / "sparse" / "0"
+    place.mkdir(parents=True)
+    number, name, parameters = model
+    if binary:
+        data = struct.pack("<QiiQQ", 1, 7, number, WIDTH, HEIGHT) + struct.pack(f"<{len(parameters)}d", *parameters)
+        (place / "cameras.bin").write_bytes(data)
+        data = struct.pack("<Q", COUNT)
+        for row, (file, quaternion, shift) in enumerate(colmap_rows()):
+            data += struct.pack("<i7di", row + 1, *quaternion, *shift, 7) + file.encode() + b"\0"
+            data += struct.pack("<Q", 2) + struct.pack("<ddqddq", 1.0, 2.0, 3, 4.0, 5.0, -1)
+        (place / "images.bin").write_bytes(data)
+        data = struct.pack("<Q", len(POINTS))
+        for row, point in enumerate(POINTS):
+            data += struct.pack("<QdddBBBdQiiii", row, *point, 1, 2, 3, 0.5, 2, 1, 0, 2, 0)
+        (place / "points3D.bin").write_bytes(data)
+    else:
+        numbers = " ".join(map(str, parameters))
+        (place / "cameras.txt").write_text(f"# Camera list\n7 {name} {WIDTH} {HEIGHT} {numbers}\n")
+        lines = ["# Image list", "# two lines an image"]
+        for row, (file, quaternion, shift) in enumerate(colmap_rows()):
+            lines += [" ".join(map(str, (row + 1, *quaternion, *shift, 7, file))), "1.0 2.0 3" if row % 2 else ""]
+        (place / "images.txt").write_text("\n".join(lines) + "\n")
+        lines = [" ".join(map(str, (row, *point, 1, 2, 3, 0.5, 1, 0))) for row, point in enumerate(POINTS)]
+        (place / "points3D.txt").write_text("\n".join(["# Points", *lines]) + "\n")
+    if not points:
+        for file in place.glob("points3D.*"):
+            file.unlink()
+
+
+def check(views, rows, images, focal=FOCAL, center=CENTER, lens=LENS):
+    np.testing.assert_array_equal(views.images, images[rows])
+    np.testing.assert_allclose(views.poses, known_poses()[rows], atol=1e-6)
+    for found, expected in ((views.focal, focal), (views.center, center), (views.distortion, lens)):
+        np.testing.assert_allclose(found, np.tile(expected, (len(rows), 1)), rtol=1e-6)
+
+
+HELD_OUT, KEPT = np.array([0, 8]), np.arange(1, 8)
+
+
+def test_blender(tmp_path):
+    write_blender(tmp_path)
+    scene = load_scene(tmp_path)
+    for views in (scene.train, scene.val, scene.test):
+        check(views, np.arange(COUNT), known_images(4), (FOCAL[0],) * 2, (WIDTH / 2, HEIGHT / 2), (0,) * 4)
+    assert (scene.near, scene.far, scene.forward_facing) == (2, 6, False)
+    assert load_scene(tmp_path, near=1.0, far=9.0).far == 9
+    assert scene.train.names[0].endswith("train/000.png")
+
+
+def test_blender_without_validation_views(tmp_path):
+    write_blender(tmp_path, splits=("train", "test"))
+    scene = load_scene(tmp_path)
+    assert scene.val.names == scene.test.names and "test" in scene.val.names[0]
+
+
+def test_transforms(tmp_path):
+    write_transforms(tmp_path)
+    scene = load_scene(tmp_path)
+    check(scene.train, KEPT, known_images())
+    check(scene.test, HELD_OUT, known_images())
+    assert 0 < scene.near < scene.far
+    assert len(load_scene(tmp_path, hold_out_every=0).train) == COUNT
+
+
+def test_transforms_with_lists_of_splits(tmp_path):
+    names = [f"images/{row:03d}.png" for row in range(COUNT)]
+    write_transforms(tmp_path, train_filenames=names[2:], val_filenames=names[:1], test_filenames=names[1:2])
+    scene = load_scene(tmp_path)
+    for views, rows in ((scene.train, np.arange(2, COUNT)), (scene.val, np.array([0])), (scene.test, np.array([1]))):
+        check(views, rows, known_images())
+
+
+def test_transforms_of_photographs_made_smaller_since(tmp_path):
+    write_transforms(tmp_path, w=2 * WIDTH, h=2 * HEIGHT)
+    check(load_scene(tmp_path).train, KEPT, known_images(), np.array(FOCAL) / 2, np.array(CENTER) / 2)
+
+
+def test_llff(tmp_path):
+    """Up to the scale and the middle camera's coordinates, which two distances and two angles do not depend on."""
+    images = known_images()
+    save_images(tmp_path / "images", images)
+    middle = np.eye(3, 4)
+    poses = np.stack([middle] * COUNT)
+    poses[:, :, 3] = np.random.default_rng(4).normal(size=(COUNT, 3)) * 0.1
+    poses[:, :, :3] = Rotation.from_euler("y", np.linspace(-20, 20, COUNT)[:, None], degrees=True).as_matrix()
+    axes = np.stack([-poses[:, :, 1], poses[:, :, 0], poses[:, :, 2], poses[:, :, 3]], axis=2)
+    sizes = np.tile(np.array([4 * HEIGHT, 4 * WIDTH, 40.0])[None, :, None], (COUNT, 1, 1))
+    bounds = np.tile([3.0, 30.0], (COUNT, 1))
+    np.save(tmp_path / "poses_bounds.npy", np.concatenate([np.dstack([axes, sizes]).reshape(COUNT, 15), bounds], 1))
+    scene = load_scene(tmp_path, hold_out_every=0)
+    np.testing.assert_array_equal(scene.train.images, images)
+    np.testing.assert_allclose(scene.train.focal, 10.0)
+    scale = 1 / (0.75 * 3.0)
+    centred = poses.copy()
+    centred[:, :, 3] = scale * (poses[:, :, 3] - poses[:, :, 3].mean(axis=0))
+    np.testing.assert_allclose(scene.train.poses, centred, atol=1e-5)
+    np.testing.assert_allclose([scene.near, scene.far], [0.9 * 3 * scale, 30 * scale])
+    assert scene.forward_facing
+    save_images(tmp_path / "images_4", images)
+    assert "images_4" in load_scene(tmp_path, factor=4).train.names[0]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_colmap(tmp_path, binary):
+    write_colmap(tmp_path, binary)
+    scene = load_scene(tmp_path)
+    check(scene.train, KEPT, known_images())
+    check(scene.test, HELD_OUT, known_images())
+    depths = np.concatenate([-(POINTS - pose[:, 3]) @ pose[:, 2] for pose in known_poses()])
+    near, far = np.percentile(depths[depths > 0], [0.1, 99.9])
+    np.testing.assert_allclose([scene.near, scene.far], [0.9 * near, 1.1 * far], rtol=1e-6)
+
+
+def test_colmap_without_points(tmp_path):
+    write_colmap(tmp_path, True, points=False)
+    assert load_scene(tmp_path).near > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "focal", "lens"),
+    [
+        ((0, "SIMPLE_PINHOLE", (10.0, *CENTER)), (10, 10), (0, 0, 0, 0)),
+        ((1, "PINHOLE", (*FOCAL, *CENTER)), FOCAL, (0, 0, 0, 0)),
+        ((2, "SIMPLE_RADIAL", (10.0, *CENTER, 0.1)), (10, 10), (0.1, 0, 0, 0)),
+        ((3, "RADIAL", (10.0, *CENTER, 0.1, 0.2)), (10, 10), (0.1, 0.2, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("binary", [True, False])
+def test_colmaps_camera_models(tmp_path, model, focal, lens, binary):
+    write_colmap(tmp_path, binary, model)
+    check(load_scene(tmp_path).train, KEPT, known_images(), focal, CENTER, lens)
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_arrays(tmp_path, scale):
+    """As of tiny NeRF: images in [0, 1] or levels."""
+    images = known_images()
+    stored = images if scale == 255 else images / np.float32(255)
+    poses = np.array([square(pose) for pose in known_poses()])
+    np.savez(tmp_path / "tiny.npz", images=stored, poses=poses, focal=10.0)
+    scene = load_scene(tmp_path / "tiny.npz")
+    check(scene.train, KEPT, images, (10, 10), (WIDTH / 2, HEIGHT / 2), (0,) * 4)
+    np.savez(
+        tmp_path / "split.npz",
+        images_train=stored,
+        poses_train=poses,
+        images_val=stored[:3],
+        poses_val=poses[:3],
+        focal=1,
+    )
+    scene = load_scene(tmp_path / "split.npz")
+    assert (len(scene.train), len(scene.val), len(scene.test)) == (9, 3, 3)
+
+
+def test_smaller_images_are_means_over_areas(tmp_path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:2, :2] = [[[10], [20]], [[30], [40]]]
+    np.testing.assert_array_equal(shrink(image, 2)[0, 0], [25] * 3)
+    # What cannot be seen has no colour: half of a red square on nothing is red, half transparent.
+    clear = np.zeros((2, 2, 4), np.uint8)
+    clear[0] = [200, 0, 0, 255]
+    np.testing.assert_array_equal(shrink(clear, 2), [[[200, 0, 0, 128]]])
+    write_transforms(tmp_path)
+    scene = load_scene(tmp_path, factor=2)
+    assert scene.train.images.shape[1:] == (3, 4, 3)
+    np.testing.assert_allclose(scene.train.focal[0], np.array(FOCAL) / 2)
+    np.testing.assert_allclose(scene.train.center[0], np.array(CENTER) / 2, rtol=1e-6)
+
+
+def changed_pose(change):
+    poses = known_poses()
+    change(poses)
+    return poses
+
+
+def mirror(poses):
+    poses[3, :, 0] *= -1
+
+
+def stretch(poses):
+    poses[3, :, :3] *= 1.1
+
+
+@pytest.mark.parametrize("change", [mirror, stretch])
+def test_a_pose_that_is_not_rigid_is_refused(tmp_path, change):
+    write_blender(tmp_path, changed_pose(change))
+    with pytest.raises(UserError, match=r"pose of .*train/003.png in .*transforms_train.json is not rigid"):
+        load_scene(tmp_path)
+
+
+def test_what_else_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has no scene: expected transforms_train.json"):
+        load_scene(tmp_path)
+    write_blender(tmp_path)
+    (tmp_path / "train" / "004.png").unlink()
+    with pytest.raises(UserError, match=r"transforms_train.json names the image ./train/004, and .* is not there"):
+        load_scene(tmp_path)
+    Image.fromarray(known_images(4)[0][:3]).save(tmp_path / "train" / "004.png")
+    with pytest.raises(UserError, match=r"004.png is 8x3 with 4 channels, and .*000.png is 8x6"):
+        load_scene(tmp_path)
+    (tmp_path / "train" / "004.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"004.png cannot be read as an image"):
+        load_scene(tmp_path)
+    (tmp_path / "transforms_train.json").write_text("{")
+    with pytest.raises(UserError, match=r"transforms_train.json cannot be read as JSON"):
+        load_scene(tmp_path)
+    (tmp_path / "transforms_train.json").write_text("[]")
+    with pytest.raises(UserError, match=r"transforms_train.json has no list 'frames'"):
+        load_scene(tmp_path)
+
+
+def test_scenes_of_which_nothing_can_be_learned_are_refused(tmp_path):
+    write_blender(tmp_path / "one", known_poses()[:1], known_images(4)[:1])
+    with pytest.raises(UserError, match=r"one has 1 training view\(s\); a scene needs two or more"):
+        load_scene(tmp_path / "one")
+    clear = known_images(4)
+    clear[..., 3] = 0
+    write_blender(tmp_path / "clear", images=clear)
+    with pytest.raises(UserError, match=r"Every training image of .*clear is wholly transparent"):
+        load_scene(tmp_path / "clear")
+    write_blender(tmp_path / "good")
+    with pytest.raises(UserError, match="near=6 and far=2; expected 0 ≤ near < far"):
+        load_scene(tmp_path / "good", near=6.0, far=2.0)
+    with pytest.raises(UserError, match="factor=0"):
+        load_scene(tmp_path / "good", factor=0)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_broken_files_of_colmap_are_refused(tmp_path, binary):
+    write_colmap(tmp_path, binary, (5, "OPENCV_FISHEYE", (*FOCAL, *CENTER, *LENS)))
+    ending = "bin" if binary else "txt"
+    with pytest.raises(UserError, match=rf"cameras.{ending} has a camera of the model OPENCV_FISHEYE; expected one of"):
+        load_scene(tmp_path)
+    file = tmp_path / "sparse" / "0" / f"cameras.{ending}"
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(UserError, match=rf"cameras.{ending} (is broken|has a camera)"):
+        load_scene(tmp_path)
+
+
+def test_an_unknown_camera_model_of_a_json_file_is_refused(tmp_path):
+    write_transforms(tmp_path, camera_model="EQUIRECTANGULAR")
+    with pytest.raises(UserError, match=r"transforms.json has the camera_model 'EQUIRECTANGULAR'; expected one of"):
+        load_scene(tmp_path)
