@@ -340,7 +340,7 @@ def _intrinsics(data: dict[str, Any], image: np.ndarray, path: pathlib.Path) -> 
         focal = [float(data["fl_x"]) * ratio_x, float(data.get("fl_y", data["fl_x"])) * ratio_y]
     elif "camera_angle_x" in data:
         focal_x = 0.5 * width / math.tan(0.5 * float(data["camera_angle_x"]))
-        angle_y = float(data.get("camera_angle_y", 0.0))
+        angle_y = float(data["camera_angle_y"]) if "camera_angle_y" in data else 0.0
         focal = [focal_x, 0.5 * height / math.tan(0.5 * angle_y) if angle_y else focal_x]
     else:
         raise UserError(f"{path} has neither fl_x nor camera_angle_x; expected a focal length or an angle of view.")
