@@ -1,0 +1,182 @@
+"""A radiance field, its cameras and its loss together, for a train step and for a set of held-out views."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gen_jax import rng
+from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
+from gen_jax.families.nerf.losses import photometric, psnr
+from gen_jax.families.nerf.models import RadianceField
+from gen_jax.families.nerf.rendering import Field, Sampling, render_ray
+from gen_jax.nn.precision import apply_in_param_dtype
+from gen_jax.ops.cameras import Camera, ndc_ray, ray
+from gen_jax.ops.volume_rendering import Rendered
+
+BACKGROUNDS = ("white", "black", "random")
+
+
+class NeRF(NamedTuple):
+    """What a scene is rendered with, apart from parameters.
+
+    Attributes:
+      field: the network, of which there are two sets of parameters, `coarse` and `fine`.
+      sampling: where along rays it is asked.
+      background: what transparent pixels and rays that end nowhere show, one of `BACKGROUNDS`; "random" is another
+        colour for every ray in training, and white else.
+      size: (W, H) where rays are turned into normalised device coordinates, for forward-facing scenes; None for none.
+    """
+
+    field: RadianceField
+    sampling: Sampling
+    background: str = "white"
+    size: tuple[int, int] | None = None
+
+
+def init_params(nerf: NeRF, key: Key) -> Params:
+    """The parameters of both fields.
+
+    Args:
+      nerf: the model.
+      key: of the draw.
+
+    Returns:
+      `coarse` and, where there are fine samples, `fine`.
+    """
+    levels = ("coarse", "fine") if nerf.sampling.num_fine else ("coarse",)
+    zeros = jnp.zeros((1, 3))
+    return {level: nerf.field.init(rng.stream(key, level), zeros, zeros)["params"] for level in levels}
+
+
+def background_color(nerf: NeRF, key: Key | None) -> Array:
+    """The colour behind a ray.
+
+    Args:
+      nerf: the model.
+      key: of this ray's noise; None in evaluation.
+
+    Returns:
+      [3].
+    """
+    if nerf.background == "random" and key is not None:
+        return jax.random.uniform(rng.stream(key, "background"), (3,))
+    return jnp.zeros(3) if nerf.background == "black" else jnp.ones(3)
+
+
+def see(
+    nerf: NeRF, params: Params, key: Key | None, camera: Camera, pose: Array, pixel: Array, background: Array
+) -> tuple[Rendered, Rendered | None]:
+    """What one pixel of a camera sees.
+
+    Args:
+      nerf: the model.
+      params: of `init_params`.
+      key: of this ray's noise; None for none.
+      camera: the intrinsics.
+      pose: [3, 4] camera to world, OpenGL's axes.
+      pixel: [2].
+      background: [3].
+
+    Returns:
+      What is seen of the coarse and of the fine field, None where there is none.
+    """
+
+    def field(level: str) -> Field | None:
+        if level not in params:
+            return None
+        return lambda position, view: apply_in_param_dtype(nerf.field, params[level], position, view)
+
+    origin, direction = ray(camera, pose, pixel)
+    view = direction
+    if nerf.size is not None:
+        origin, direction = ndc_ray(origin, direction, camera.focal, jnp.array(nerf.size, direction.dtype))
+    coarse = field("coarse")
+    assert coarse is not None
+    return render_ray(
+        key,
+        origin,
+        direction,
+        coarse=coarse,
+        fine=field("fine"),
+        sampling=nerf.sampling,
+        background=background,
+        view=view,
+    )
+
+
+def target_color(color: Array, background: Array) -> Array:
+    """A pixel as it looks before a background: α c + (1 − α) b where it has (straight) alpha.
+
+    Args:
+      color: [3 or 4] uint8.
+      background: [3].
+
+    Returns:
+      [3] in [0, 1].
+    """
+    unit = jnp.asarray(color, jnp.float32) / 255.0
+    return unit[:3] if len(unit) == 3 else unit[3] * unit[:3] + (1.0 - unit[3]) * background
+
+
+def objective(
+    params: Params, model_state: ModelState, key: Key, batch: Batch, *, nerf: NeRF
+) -> tuple[Array, tuple[ModelState, Terms]]:
+    """The mean photometric loss of a batch of rays.
+
+    See "NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis", Mildenhall et al., 2020
+    (arXiv:2003.08934), Eq. 6.
+
+    Args:
+      params: of `init_params`.
+      model_state: {}.
+      key: the step's key.
+      batch: of `data.rays.RayBatches.batch`.
+      nerf: the model.
+
+    Returns:
+      The loss [], the model state, and `coarse` and `fine`, the mean squared errors of both.
+    """
+    keys = rng.per_example(rng.stream(key, "ray"), batch["index"])
+
+    def one(key: Key, camera: Camera, pose: Array, pixel: Array, color: Array) -> tuple[Array, Terms]:
+        background = background_color(nerf, key)
+        coarse, fine = see(nerf, params, key, camera, pose, pixel, background)
+        target = target_color(color, background)
+        return photometric(coarse.color, None if fine is None else fine.color, target)
+
+    cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
+    losses, terms = jax.vmap(one)(keys, cameras, batch["pose"], batch["pixel"], batch["color"])
+    return jnp.mean(losses), (model_state, jax.tree.map(jnp.mean, terms))
+
+
+def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF, chunk_size: int) -> Terms:
+    """How well held-out views are rendered, without noise.
+
+    Args:
+      params: of `init_params`.
+      key: not read.
+      batch: of `data.rays.RayBatches.evaluation`.
+      nerf: the model.
+      chunk_size: how many rays are rendered at once.
+
+    Returns:
+      For each view [B] the mean squared errors `coarse` and `fine` and, of the last of them, `psnr`.
+    """
+    del key
+    background = background_color(nerf, None)
+
+    def view(camera: Camera, pose: Array, pixels: Array, colors: Array) -> Terms:
+        def one(pixel_and_color: tuple[Array, Array]) -> Terms:
+            pixel, color = pixel_and_color
+            coarse, fine = see(nerf, params, None, camera, pose, pixel, background)
+            target = target_color(color, background)
+            return photometric(coarse.color, None if fine is None else fine.color, target)[1]
+
+        errors = jax.tree.map(jnp.mean, jax.lax.map(one, (pixels, colors), batch_size=chunk_size))
+        return errors | {"psnr": psnr(errors.get("fine", errors["coarse"]))}
+
+    cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
+    return jax.lax.map(lambda row: view(*row), (cameras, batch["pose"], batch["pixel"], batch["color"]))
