@@ -56,7 +56,9 @@ def base_config() -> ConfigDict:
     config.optim = ConfigDict()
     config.optim.name = "adam"  # adam | adamw | adagrad | sgd
     config.optim.learning_rate = 1e-3
-    config.optim.schedule = "constant"  # constant | cosine | linear, after the warm-up, to 0 at the end.
+    config.optim.schedule = (
+        "constant"  # constant | cosine, linear (to 0) | exponential (to a tenth), after the warm-up.
+    )
     config.optim.warmup = "0 steps"  # w of them: update t < w has (t + 1) / w of the rate.
     config.optim.b1 = 0.9
     config.optim.b2 = 0.999
@@ -115,7 +117,7 @@ def base_rules() -> dict[str, Rule]:
         "seed": between(0, 2**32),
         "optim.name": one_of("adam", "adamw", "adagrad", "sgd"),
         "optim.learning_rate": positive,
-        "optim.schedule": one_of("constant", "cosine", "linear"),
+        "optim.schedule": one_of("constant", "cosine", "linear", "exponential"),
         "optim.warmup": duration,
         "optim.b1": between(0.0, 1.0),
         "optim.b2": between(0.0, 1.0),

@@ -7,6 +7,7 @@ channels. `B` is always the number of examples that the function at hand sees.
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -63,12 +64,15 @@ class Source(Protocol):
       example_shape: the shape of one example, (H, W, C) for images, (2,) for points in the plane.
       fingerprint: a hexadecimal digest of every byte of the data, by which a later run knows it again.
       origin: where the data were found, for people.
+      notes: what else a model is built by, as JSON has it (a scene's depths); recorded with the rest, so that a run
+        whose data are gone can be read back.
     """
 
     num_examples: int
     example_shape: tuple[int, ...]
     fingerprint: str
     origin: str
+    notes: Mapping[str, Any] = types.MappingProxyType({})
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """The batch of training step `step`; this process's part of it."""

@@ -9,7 +9,7 @@ import os
 import pathlib
 import pkgutil
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -181,10 +181,12 @@ class _AbsentSource(Source):
     fingerprint: str
     origin: str
     error: UserError
+    notes: Mapping[str, Any]
 
     @classmethod
     def of(cls, facts: dict[str, Any], error: UserError) -> _AbsentSource:
-        return cls(facts["num_examples"], tuple(facts["example_shape"]), facts["fingerprint"], facts["origin"], error)
+        shape, notes = tuple(facts["example_shape"]), facts.get("notes", {})
+        return cls(facts["num_examples"], shape, facts["fingerprint"], facts["origin"], error, notes)
 
     def batch(self, step: int) -> NoReturn:
         raise self.error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,7 @@ class RayBatches(Source):
       origin: where the scene was found.
       one_view: whether all rays of a step are of one view, as in NeRF's recipe for Blender scenes.
       stride: of the pixels of an evaluation view: every so many-th in both directions; 1 for all.
+      notes: what else a model is built by.
       process_index: which of the processes this is.
       process_count: how many processes share each batch; this one has the `process_index`-th equal part.
       num_examples: how many pixels the views have.
@@ -40,6 +43,7 @@ class RayBatches(Source):
     origin: str
     one_view: bool = False
     stride: int = 1
+    notes: Mapping[str, Any] = types.MappingProxyType({})
     process_index: int = 0
     process_count: int = 1
     num_examples: int = dataclasses.field(init=False)
@@ -145,6 +149,7 @@ def ray_sources(
     seed: int,
     one_view: bool = False,
     stride: int = 1,
+    notes: Mapping[str, Any] = types.MappingProxyType({}),
     process_index: int = 0,
     process_count: int = 1,
 ) -> tuple[RayBatches, RayBatches]:
@@ -157,6 +162,7 @@ def ray_sources(
       seed: of the drawing.
       one_view: whether all rays of a step are of one view.
       stride: of the pixels of test views.
+      notes: what else a model is built by.
       process_index: which of the processes this is.
       process_count: how many processes share each batch.
 
@@ -176,6 +182,7 @@ def ray_sources(
             scene.origin,
             one_view,
             stride,
+            notes,
             process_index,
             process_count,
         )

@@ -334,7 +334,7 @@ def _intrinsics(data: dict[str, Any], image: np.ndarray, path: pathlib.Path) -> 
     if model not in colmap.MODELS:
         raise UserError(f"{path} has the camera_model {model!r}; expected one of {', '.join(colmap.MODELS)}.")
     height, width = image.shape[:2]
-    given_width, given_height = float(data.get("w", width)), float(data.get("h", height))
+    given_width, given_height = float(data.get("w") or width), float(data.get("h") or height)
     ratio_x, ratio_y = width / given_width, height / given_height
     if "fl_x" in data:
         focal = [float(data["fl_x"]) * ratio_x, float(data.get("fl_y", data["fl_x"])) * ratio_y]

@@ -233,6 +233,24 @@ def ndc_ray(origin: Array, direction: Array, focal: Array, size: Array, near: fl
     return start, jnp.concatenate([scale * slope, -2.0 * near / origin[2:]])  # Eq. 26
 
 
+def ndc_depth(depth: Array, origin: Array, direction: Array, near: float = 1.0) -> Array:
+    """The depth t along a ray in the world that is t' along the ray in normalised device coordinates.
+
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Appendix C, Eq. 22, solved for t.
+
+    Args:
+      depth: t' [...] in [0, 1); 1 is infinitely far away.
+      origin: o [3] in the world, as `ndc_ray` was given it.
+      direction: d [3].
+      near: n > 0.
+
+    Returns:
+      t [...], from the ray's own origin on.
+    """
+    start = -(near + origin[2]) / direction[2]
+    return start - near * depth / ((1.0 - depth) * direction[2])
+
+
 def ndc_point(point: Array, focal: Array, size: Array, near: float = 1.0) -> Array:
     """A point in normalised device coordinates: (−f_x/(W/2) x/z, −f_y/(H/2) y/z, 1 + 2n/z).
 
@@ -248,75 +266,3 @@ def ndc_point(point: Array, focal: Array, size: Array, near: float = 1.0) -> Arr
       [3]; what is between the near plane and infinity has its last coordinate in [−1, 1].
     """
     return jnp.concatenate([-2.0 * focal / size * point[:2] / point[2], 1.0 + 2.0 * near / point[2:]])
-
-
-def look_at(eye: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """The pose, with OpenGL's axes, of a camera that looks at a point.
-
-    Args:
-      eye: [3] where the camera is.
-      target: [3] what it looks at.
-      up: [3] what is up in the image; not along the view.
-
-    Returns:
-      [3, 4] camera to world.
-    """
-    back = (eye - target) / np.linalg.norm(eye - target)
-    right = np.cross(up, back)
-    right = right / np.linalg.norm(right)
-    return np.stack([right, np.cross(back, right), back, eye], axis=1)
-
-
-def spherical_pose(azimuth: float, elevation: float, radius: float) -> np.ndarray:
-    """The pose, with OpenGL's axes, of a camera on a sphere around the origin, at which it looks; z is up.
-
-    Args:
-      azimuth: in radians, from x towards y.
-      elevation: in radians above the plane z = 0, less than a right angle.
-      radius: of the sphere.
-
-    Returns:
-      [3, 4] camera to world.
-    """
-    flat = np.cos(elevation)
-    eye = radius * np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)])
-    return look_at(eye, np.zeros(3), np.array([0.0, 0.0, 1.0]))
-
-
-def spherical_path(num: int, elevation: float, radius: float) -> np.ndarray:
-    """Poses once around the origin, as of Blender scenes' videos: evenly spaced, the last one before the first.
-
-    Args:
-      num: how many.
-      elevation: in radians.
-      radius: of the circle's sphere.
-
-    Returns:
-      [num, 3, 4] camera to world, OpenGL's axes.
-    """
-    return np.stack([spherical_pose(2 * np.pi * i / num, elevation, radius) for i in range(num)])
-
-
-def spiral_path(
-    num: int, pose: np.ndarray, radii: np.ndarray, focus: float, *, turns: int = 2, rate: float = 0.5
-) -> np.ndarray:
-    """Poses on a spiral before a scene, all looking at one point, as of LLFF scenes' videos.
-
-    The camera of turn angle θ is at (r_x cos θ, −r_y sin θ, −r_z sin(rate θ)) in the coordinates of the middle pose.
-
-    Args:
-      num: how many.
-      pose: [3, 4] the middle one, OpenGL's axes.
-      radii: [3] in world units.
-      focus: how far before the middle pose the point is that all look at.
-      turns: of θ by 2π.
-      rate: of the movement back and forth.
-
-    Returns:
-      [num, 3, 4] camera to world, OpenGL's axes.
-    """
-    theta = np.linspace(0.0, 2 * np.pi * turns, num, endpoint=False)
-    offsets = np.stack([np.cos(theta), -np.sin(theta), -np.sin(rate * theta)], axis=1) * radii
-    eyes = pose[:, 3] + offsets @ pose[:, :3].T
-    target = pose[:, 3] - focus * pose[:, 2]
-    return np.stack([look_at(eye, target, pose[:, 1]) for eye in eyes])

@@ -39,6 +39,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
                 "example_shape": list(source.example_shape),
                 "origin": source.origin,
                 "fingerprint": source.fingerprint,
+                "notes": dict(source.notes),
             }
             for split, source in sources.items()
         },

@@ -16,7 +16,8 @@ def make_schedule(name: str, learning_rate: float, warmup_steps: int, num_steps:
     """The learning rate as a function of the number of updates made.
 
     Args:
-      name: "constant", "cosine" or "linear": how the rate goes on after the warm-up; the latter two end at 0.
+      name: "constant", "cosine", "linear" or "exponential": how the rate goes on after the warm-up; cosine and linear
+        end at 0, exponential at a tenth.
       learning_rate: the rate after the warm-up.
       warmup_steps: w; update t < w has (t + 1) / w times the rate, so that the first one is not lost.
       num_steps: of the whole run.
@@ -34,8 +35,10 @@ def make_schedule(name: str, learning_rate: float, warmup_steps: int, num_steps:
         after = optax.cosine_decay_schedule(learning_rate, remaining)
     elif name == "linear":
         after = optax.linear_schedule(learning_rate, 0.0, remaining)
+    elif name == "exponential":
+        after = optax.exponential_decay(learning_rate, remaining, 0.1)
     else:
-        raise ValueError(f"'{name}' is not a schedule; expected constant, cosine or linear.")
+        raise ValueError(f"'{name}' is not a schedule; expected constant, cosine, linear or exponential.")
     if not warmup_steps:
         return after
     warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1))

@@ -241,7 +241,8 @@ def test_a_run_whose_data_are_gone_still_samples(name):
     here = experiment_of(name)
     absent = []
     for source in (here.train_source, here.test_source):
-        facts = {key: getattr(source, key) for key in ("num_examples", "example_shape", "fingerprint", "origin")}
+        names = ("num_examples", "example_shape", "fingerprint", "origin", "notes")
+        facts = {name: getattr(source, name) for name in names}
         absent.append(run._AbsentSource.of(facts, UserError("The data are gone.")))
     gone = run.find_experiment(name).build(config_of(name), tuple(absent))
     samples = [

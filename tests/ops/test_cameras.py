@@ -110,27 +110,3 @@ def test_a_ray_in_device_coordinates_is_the_perspective_divide_of_the_ray():
             start + s * along, cameras.ndc_point(point, focal, size, near), atol=2e-6, err_msg=str(t)
         )
     np.testing.assert_allclose([start[2], (start + along)[2]], [-1, 1], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "path", [cameras.spherical_path(7, 0.5, 4.0), cameras.spiral_path(7, np.eye(3, 4), np.ones(3), 5.0)]
-)
-def test_paths_are_rigid_poses(path):
-    assert path.shape == (7, 3, 4)
-    for pose in path:
-        np.testing.assert_allclose(pose[:, :3].T @ pose[:, :3], np.eye(3), atol=1e-9)
-        np.testing.assert_allclose(np.linalg.det(pose[:, :3]), 1, atol=1e-9)
-
-
-def test_paths_look_at_what_they_go_around():
-    camera = cameras.pinhole(100.0, 64, 64)
-    for pose in cameras.spherical_path(5, 0.5, 4.0):
-        pixel, depth = cameras.project(camera, jnp.asarray(pose), jnp.zeros(3))
-        np.testing.assert_allclose(pixel, [32, 32], atol=1e-3)
-        np.testing.assert_allclose(depth, 4, rtol=1e-5)
-        assert pose[2, 1] > 0 and pose[2, 3] > 0, "upright and above"
-    first = cameras.spherical_path(4, 0.0, 2.0)
-    np.testing.assert_allclose(first[:2, :, 3], [[2, 0, 0], [0, 2, 0]], atol=1e-9)
-    for pose in cameras.spiral_path(5, np.eye(3, 4), np.array([1.0, 0.5, 0.2]), 5.0):
-        pixel, _ = cameras.project(camera, jnp.asarray(pose), jnp.array([0.0, 0.0, -5.0]))
-        np.testing.assert_allclose(pixel, [32, 32], atol=1e-3)

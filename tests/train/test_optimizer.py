@@ -16,7 +16,7 @@ def rates(name, warmup=WARMUP):
     return np.asarray([float(schedule(step)) for step in range(STEPS)])
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear", "exponential"])
 def test_the_warmup_rises_linearly_to_the_rate(name):
     np.testing.assert_allclose(rates(name)[:WARMUP], RATE * np.arange(1, WARMUP + 1) / WARMUP, rtol=1e-6)
 
@@ -25,11 +25,12 @@ def test_after_the_warmup():
     progress = np.arange(STEPS - WARMUP) / (STEPS - WARMUP)
     np.testing.assert_allclose(rates("constant")[WARMUP:], RATE, rtol=1e-6)
     np.testing.assert_allclose(rates("linear")[WARMUP:], RATE * (1 - progress), rtol=1e-5)
+    np.testing.assert_allclose(rates("exponential")[WARMUP:], RATE * 0.1**progress, rtol=1e-5)
     np.testing.assert_allclose(rates("cosine")[WARMUP:], RATE * (1 + np.cos(np.pi * progress)) / 2, atol=1e-8)
 
 
 def test_without_warmup_the_first_step_has_the_whole_rate():
-    for name in ("constant", "cosine", "linear"):
+    for name in ("constant", "cosine", "linear", "exponential"):
         assert rates(name, warmup=0)[0] == pytest.approx(RATE)
     assert rates("constant", warmup=1)[0] == pytest.approx(RATE)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
-from gen_jax.families.nerf.losses import photometric, psnr
+from gen_jax.families.nerf.losses import photometric
 from gen_jax.families.nerf.models import RadianceField
 from gen_jax.families.nerf.rendering import Field, Sampling, render_ray
 from gen_jax.nn.precision import apply_in_param_dtype
@@ -150,33 +150,3 @@ def objective(
     cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
     losses, terms = jax.vmap(one)(keys, cameras, batch["pose"], batch["pixel"], batch["color"])
     return jnp.mean(losses), (model_state, jax.tree.map(jnp.mean, terms))
-
-
-def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF, chunk_size: int) -> Terms:
-    """How well held-out views are rendered, without noise.
-
-    Args:
-      params: of `init_params`.
-      key: not read.
-      batch: of `data.rays.RayBatches.evaluation`.
-      nerf: the model.
-      chunk_size: how many rays are rendered at once.
-
-    Returns:
-      For each view [B] the mean squared errors `coarse` and `fine` and, of the last of them, `psnr`.
-    """
-    del key
-    background = background_color(nerf, None)
-
-    def view(camera: Camera, pose: Array, pixels: Array, colors: Array) -> Terms:
-        def one(pixel_and_color: tuple[Array, Array]) -> Terms:
-            pixel, color = pixel_and_color
-            coarse, fine = see(nerf, params, None, camera, pose, pixel, background)
-            target = target_color(color, background)
-            return photometric(coarse.color, None if fine is None else fine.color, target)[1]
-
-        errors = jax.tree.map(jnp.mean, jax.lax.map(one, (pixels, colors), batch_size=chunk_size))
-        return errors | {"psnr": psnr(errors.get("fine", errors["coarse"]))}
-
-    cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
-    return jax.lax.map(lambda row: view(*row), (cameras, batch["pose"], batch["pixel"], batch["color"]))

@@ -1,0 +1,54 @@
+"""How well held-out views are rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen_jax.contracts import Array, Batch, Key, Params, Terms
+from gen_jax.families.nerf.losses import psnr
+from gen_jax.families.nerf.objectives import NeRF, background_color, target_color
+from gen_jax.families.nerf.views import render_pixels
+from gen_jax.ops.cameras import Camera
+
+
+def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF) -> Terms:
+    """How well held-out views are rendered, without noise.
+
+    Args:
+      params: of `objectives.init_params`.
+      key: not read.
+      batch: of `data.rays.RayBatches.evaluation`.
+      nerf: the model.
+
+    Returns:
+      For each view [B] `mse`, the mean squared error of the pixels of the batch, its `psnr`, and that of the coarse
+      field, `psnr_coarse`.
+    """
+    del key
+    background = background_color(nerf, None)
+
+    def view(row: tuple[Camera, Array, Array, Array]) -> Terms:
+        camera, pose, pixels, colors = row
+        targets = jax.vmap(lambda color: target_color(color, background))(colors)
+        seen = render_pixels(nerf, params, camera, pose, pixels)
+        fine, coarse = (jnp.mean((color - targets) ** 2) for color in (seen.color, seen.coarse_color))
+        return {"mse": fine, "psnr": psnr(fine), "psnr_coarse": psnr(coarse)}
+
+    cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
+    return jax.lax.map(view, (cameras, batch["pose"], batch["pixel"], batch["color"]))
+
+
+def report(means: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The numbers that people read.
+
+    Args:
+      means: over the test views, of `view_values`.
+
+    Returns:
+      `psnr` and `psnr_coarse`, the means of the views' PSNRs in decibels, as papers have it, and `mse`.
+    """
+    return {name: float(value) for name, value in means.items()}
