@@ -181,7 +181,7 @@ class _AbsentSource(Source):
     fingerprint: str
     origin: str
     error: UserError
-    notes: Mapping[str, Any]
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, facts: dict[str, Any], error: UserError) -> _AbsentSource:

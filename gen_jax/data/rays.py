@@ -43,7 +43,7 @@ class RayBatches(Source):
     origin: str
     one_view: bool = False
     stride: int = 1
-    notes: Mapping[str, Any] = types.MappingProxyType({})
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     process_index: int = 0
     process_count: int = 1
     num_examples: int = dataclasses.field(init=False)
