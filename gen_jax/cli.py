@@ -1,4 +1,4 @@
-"""The command line of every experiment: flags in, one of three modes out."""
+"""The command line of every experiment: flags in, one of five modes out."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from gen_jax import config as config_lib
 from gen_jax import rng, run, runtime
 from gen_jax.contracts import Experiment, Grid, Scatter, UserError
 from gen_jax.files import absolute, replace_text
-from gen_jax.train import drawing, loop, parallel, workdir, writer
+from gen_jax.train import drawing, export, loop, parallel, workdir, writer
 
-MODES = ("train", "eval", "sample")
+MODES = ("train", "eval", "sample", "render", "mesh")
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
@@ -70,8 +70,12 @@ def _main(name: str, argv: list[str]) -> None:
     loaded, changed = _load(folder, name, module, config_arguments, options.data_dir)
     if options.mode == "eval":
         _evaluate(loaded, changed)
-    else:
+    elif options.mode == "sample":
         _sample(loaded, changed, options.seed, options.num)
+    elif options.mode == "render":
+        _render(loaded, changed, options.path, options.frames)
+    else:
+        _mesh(loaded, changed)
 
 
 def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list[str]]:
@@ -85,6 +89,8 @@ def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list
     flags.DEFINE_bool("dry_run", False, "Print the resolved config and the parameter table, and stop.", **define)
     flags.DEFINE_integer("seed", 0, "Of --mode=sample.", lower_bound=0, **define)
     flags.DEFINE_integer("num", 64, "How many samples --mode=sample draws.", lower_bound=1, **define)
+    flags.DEFINE_string("path", "", "Of --mode=render: orbit or spiral; by default the scene's own.", **define)
+    flags.DEFINE_integer("frames", 120, "How many views --mode=render makes.", lower_bound=1, **define)
     flags.DEFINE_bool("distributed", False, "Join the other processes of a pod first.", **define)
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, outside of a TPU pod or Slurm.", **define)
     flags.DEFINE_integer("num_processes", None, "Likewise.", **define)
@@ -103,9 +109,9 @@ def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list
     if values.mode not in MODES:
         near = config_lib.suggestion(values.mode, MODES)
         raise UserError(f"There is no --mode={values.mode}{near}; expected one of {', '.join(MODES)}.")
-    unused = {"train": ("seed", "num"), "eval": ("seed", "num", "dry_run"), "sample": ("dry_run",)}
-    for flag in unused[values.mode]:
-        if values[flag].present:
+    used = {"train": {"dry_run"}, "sample": {"seed", "num"}, "render": {"path", "frames"}}
+    for flag in ("dry_run", "seed", "num", "path", "frames"):
+        if values[flag].present and flag not in used.get(values.mode, ()):
             instead = "; the run's seed is --config.seed" if flag == "seed" else ""
             raise UserError(f"--{flag} has no effect with --mode={values.mode}{instead}; leave it out.")
     for flag in ("coordinator", "num_processes", "process_id"):
@@ -237,6 +243,32 @@ def _sample(loaded: run.Run, changed: dict[str, Any], seed: int, num: int) -> No
     picture = _sheet(samples, f"{num} samples, seed {seed}, step {loaded.step}")
     print(writer.save_png(drawing.draw(picture), folder / f"{name}.png"))
     print(folder / f"{name}.npy")
+
+
+def _render(loaded: run.Run, changed: dict[str, Any], path: str, frames: int) -> None:
+    """Flies along a path, and writes what is seen as videos, images and arrays of depths."""
+    fly = loaded.experiment.fly
+    if fly is None:
+        raise UserError(f"{loaded.config.experiment} has no views; --mode=render is for scenes, like those of nerf.")
+    shots = fly(loaded.settled, path, frames)
+    if jax.process_index():
+        return
+    folder = workdir.open_workdir(loaded.workdir / "renders")
+    for written in export.write_shots(shots, frames, folder / f"{path or 'path'}_{frames}{_suffix(changed)}"):
+        print(written)
+
+
+def _mesh(loaded: run.Run, changed: dict[str, Any]) -> None:
+    """Finds the surface of what a run has learned, and writes it as PLY and OBJ."""
+    if loaded.experiment.mesh is None:
+        raise UserError(f"{loaded.config.experiment} has no surface; --mode=mesh is for scenes, like those of nerf.")
+    mesh = loaded.experiment.mesh(loaded.settled)
+    if jax.process_index():
+        return
+    folder = workdir.open_workdir(loaded.workdir / "meshes")
+    print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} triangles")
+    for written in export.write_mesh(mesh, folder / f"mesh{_suffix(changed)}"):
+        print(written)
 
 
 def _sheet(samples: np.ndarray, title: str) -> Grid | Scatter:

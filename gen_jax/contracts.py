@@ -203,6 +203,38 @@ Picture = Still | Film
 
 
 @dataclasses.dataclass(frozen=True)
+class Shot:
+    """A view of a scene.
+
+    Attributes:
+      color: [H, W, 3] in [0, 1].
+      depth: [H, W] along the optical axis, in the scene's units.
+      depth_image: [H, W, 3] in [0, 1], the depth for people.
+    """
+
+    color: np.ndarray
+    depth: np.ndarray
+    depth_image: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """A surface of triangles, in the units of the scene.
+
+    Attributes:
+      vertices: [V, 3].
+      faces: [F, 3] numbers of vertices, counterclockwise as seen from outside.
+      normals: [V, 3] of length 1, to the outside.
+      colors: [V, 3] in [0, 1], or None.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray
+    colors: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One run as a record of pure functions; `experiments/<name>.py: build(config)` makes it.
 
@@ -232,6 +264,9 @@ class Experiment:
         which something is wrong and 0 for any other: the sentence that a person is told, once, where it is 1 for more
         than half of the steps between two logged ones. `metrics.jsonl` has, as of every metric, the mean over the last
         call of `train_step` alone: a row may hold 0 beside a warning, and 1 without one.
+      fly: `(state, path, count) -> views` along a path of that name ("" for the scene's own), one by one; None where a
+        model has no views.
+      mesh: `state -> Mesh`, the surface of what a model has learned; None where it has none.
     """
 
     train_source: Source
@@ -249,3 +284,5 @@ class Experiment:
     frame: Callable[[Any], Still] | None = None
     settle: Callable[[Any], Any] = lambda state: state
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fly: Callable[[Any, str, int], Iterable[Shot]] | None = None
+    mesh: Callable[[Any], Mesh] | None = None

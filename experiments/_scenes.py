@@ -1,0 +1,220 @@
+"""What the experiments that learn a scene share: where its rays come from, and how its views are judged and drawn."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from gen_jax import config as config_lib
+from gen_jax.contracts import Grid, Picture, Shot, Source, UserError
+from gen_jax.data.analytic_scene import analytic_scene
+from gen_jax.data.rays import RayBatches, ray_sources
+from gen_jax.data.scene_formats import load_scene
+from gen_jax.data.scenes import Scene
+from gen_jax.eval.image_quality import psnr, ssim
+from gen_jax.families.nerf import pictures, views
+from gen_jax.families.nerf.objectives import BACKGROUNDS
+from gen_jax.ops.camera_paths import PATHS, Outlook, orbit_outlook, path_poses, spiral_outlook
+from gen_jax.ops.cameras import Camera
+from gen_jax.ops.volume_rendering import over
+from gen_jax.train import parallel
+from gen_jax.train.state import TrainState
+
+# From a state, a camera and a pose [3, 4] to the whole view, compiled.
+Render = Callable[[TrainState, Camera, Any], views.View]
+
+
+def data_section() -> ConfigDict:
+    """`config.data` of a scene."""
+    data = ConfigDict()
+    data.name = "analytic"  # analytic | files: the scene in config.data.dir.
+    data.dir = ""
+    data.size = 64  # analytic: the side of its images in pixels.
+    data.num_train = 50  # analytic: how many views to learn from.
+    data.num_test = 8  # analytic: how many to judge by.
+    data.factor = 1  # files: so many times smaller the images are made.
+    data.hold_out_every = 8  # files: each so many-th view is for the test, where the format has no split.
+    data.near = 0.0  # files: the depth before which there is nothing; with far=0 what the format says.
+    data.far = 0.0
+    data.ndc = False  # Whether rays are in normalised device coordinates, for forward-facing scenes.
+    data.background = "white"  # white | black | random
+    data.one_view = False  # Whether all rays of a step are of one photograph.
+    return data
+
+
+def data_rules() -> dict[str, config_lib.Rule]:
+    """What the keys of `data_section` must satisfy."""
+    at_least = config_lib.at_least
+    return {
+        "data.name": config_lib.one_of("analytic", "files"),
+        "data.size": at_least(4),
+        "data.num_train": at_least(2),
+        "data.num_test": at_least(1),
+        "data.factor": at_least(1),
+        "data.hold_out_every": at_least(0),
+        "data.near": at_least(0.0),
+        "data.far": at_least(0.0),
+        "data.background": config_lib.one_of(*BACKGROUNDS),
+    }
+
+
+def check_data(config: ConfigDict) -> None:
+    """Checks keys of `data_section` that do not go together.
+
+    Raises:
+      UserError: where a scene of files has no folder, or the depths are not in order.
+    """
+    data = config.data
+    if data.name == "files" and not data.dir:
+        raise UserError("config.data.name=files needs the folder of a scene; give --data_dir=FOLDER.")
+    if data.far and not data.near < data.far:
+        raise UserError(f"config.data.near={data.near:g} is not before config.data.far={data.far:g}; swap them.")
+
+
+def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> tuple[Source, Source]:
+    """The training and the test rays of a config's scene; given ones where there are any.
+
+    Raises:
+      UserError: where the scene cannot be read, or is not one for the config's coordinates.
+    """
+    if sources is not None:
+        return sources
+    data = config.data
+    if data.name == "analytic":
+        scene = analytic_scene(size=data.size, num_train=data.num_train, num_test=data.num_test)
+    else:
+        bounds = {"near": data.near, "far": data.far} if data.far else {}
+        scene = load_scene(data.dir, factor=data.factor, hold_out_every=data.hold_out_every, **bounds)
+    if data.ndc and not scene.forward_facing:
+        raise UserError(
+            f"{scene.origin} is not a forward-facing scene, and config.data.ndc=True is for those alone; leave it out."
+        )
+    return ray_sources(
+        scene,
+        one_view=data.one_view,
+        stride=config.eval.stride,
+        notes=notes_of(scene),
+        **parallel.stream_options(config),
+    )
+
+
+def notes_of(scene: Scene) -> dict[str, Any]:
+    """What is recorded of a scene: its depths, its first camera, and where its cameras stand on the whole."""
+    poses = scene.train.poses
+    outlook = spiral_outlook(poses, scene.near, scene.far) if scene.forward_facing else orbit_outlook(poses)
+    camera = {"focal": scene.train.focal[0].tolist(), "center": scene.train.center[0].tolist(), "distortion": [0.0] * 4}
+    return {
+        "near": scene.near,
+        "far": scene.far,
+        "path": "spiral" if scene.forward_facing else "orbit",
+        "camera": camera,
+        "outlook": {name: np.asarray(part).tolist() for name, part in outlook._asdict().items()},
+    }
+
+
+def camera_of(source: Source) -> Camera:
+    """The first camera of a scene, its lens without distortion."""
+    return Camera(**{name: jnp.asarray(value) for name, value in source.notes["camera"].items()})
+
+
+def outlook_of(source: Source) -> Outlook:
+    """Where the cameras of a scene stand."""
+    parts: dict[str, Any] = {name: np.asarray(value, np.float32) for name, value in source.notes["outlook"].items()}
+    return Outlook(**parts)
+
+
+def held_out(source: Source, count: int, background: str) -> Iterator[tuple[np.ndarray, Camera, np.ndarray]]:
+    """Test views over the background, with camera and pose, evenly spread over all of them."""
+    assert isinstance(source, RayBatches)
+    found = source.views
+    for row in np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)):
+        behind = np.zeros(3) if background == "black" else np.ones(3)
+        image = found.images[row].astype(np.float32) / np.float32(255)
+        truth = image if image.shape[-1] == 3 else over(image, behind).astype(np.float32)
+        yield truth, Camera(found.focal[row], found.center[row], found.distortion[row]), found.poses[row]
+
+
+def assess(state: TrainState, *, test_source: Source, render: Render, config: ConfigDict) -> dict[str, float]:
+    """Whole test views against the truth.
+
+    Args:
+      state: of the run.
+      test_source: of the test views.
+      render: `(state, camera, pose) -> view`, compiled.
+      config: of the run.
+
+    Returns:
+      `psnr_whole` in decibels and `ssim`, means over `config.eval.num_views` views, and how many those were.
+    """
+    found = []
+    for truth, camera, pose in held_out(test_source, config.eval.num_views, config.data.background):
+        image = np.asarray(render(state, camera, pose).color)
+        found.append((psnr(image, truth), ssim(image, truth) if min(truth.shape[:2]) >= 11 else np.nan))
+    means = np.mean(found, axis=0)
+    numbers = {"psnr_whole": float(means[0]), "views": float(len(found))}
+    return numbers | ({"ssim": float(means[1])} if np.isfinite(means[1]) else {})
+
+
+def paint(
+    state: TrainState, *, train_source: Source, test_source: Source, render: Render, config: ConfigDict
+) -> dict[str, Picture]:
+    """Draws held-out views beside the truth, and a flight along the scene's path.
+
+    Args:
+      state: of the run.
+      train_source: of the scene.
+      test_source: of the test views.
+      render: `(state, camera, pose) -> view`, compiled.
+      config: of the run.
+
+    Returns:
+      `views` and `flight`.
+    """
+    found = list(held_out(test_source, 4, config.data.background))
+    seen = [pictures.to_host(render(state, camera, pose)) for _, camera, pose in found]
+    truths = [truth for truth, _, _ in found]
+    names = [f"{psnr(np.asarray(view.color), truth):.1f} dB" for view, truth in zip(seen, truths, strict=True)]
+    path = train_source.notes["path"]
+    along = list(fly(state, path, config.eval.path_frames, source=train_source, render=render))
+    return {
+        "views": pictures.compare(truths, seen, names),
+        "flight": pictures.flight(along, f"{path.capitalize()} of {len(along)} views, and their depths"),
+    }
+
+
+def fly(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[views.View]:
+    """What is seen along a path, one view a frame, on the host."""
+    camera = camera_of(source)
+    for pose in path_poses(path, outlook_of(source), frames):
+        yield pictures.to_host(render(state, camera, pose))
+
+
+def shots(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[Shot]:
+    """What `--mode=render` writes: views along a path, one by one.
+
+    Raises:
+      UserError: where there is no such path.
+    """
+    path = path or source.notes["path"]
+    if path not in PATHS:
+        near = config_lib.suggestion(path, PATHS)
+        raise UserError(f"There is no --path={path}{near}; expected one of {', '.join(PATHS)}.")
+    return map(functools.partial(_shot, source=source), fly(state, path, frames, source=source, render=render))
+
+
+def _shot(view: views.View, *, source: Source) -> Shot:
+    shown = pictures.depth_image(view, source.notes["near"], source.notes["far"])
+    return Shot(np.asarray(view.color), np.asarray(view.depth), shown)
+
+
+def draw_frame(state: TrainState, *, source: Source, render: Render) -> Grid:
+    """The first view of the scene's path, and its depths."""
+    pose = path_poses(source.notes["path"], outlook_of(source), 8)[1]
+    view = pictures.to_host(render(state, camera_of(source), pose))
+    depths = pictures.depth_image(view, source.notes["near"], source.notes["far"])
+    return Grid("A view from the path, and its depths", np.stack([view.color, depths])[None])
