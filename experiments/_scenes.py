@@ -6,12 +6,13 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
-from gen_jax.contracts import Grid, Picture, Shot, Source, UserError
+from gen_jax.contracts import Grid, Params, Picture, Shot, Source, UserError
 from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import RayBatches, ray_sources
 from gen_jax.data.scene_formats import load_scene
@@ -25,8 +26,8 @@ from gen_jax.ops.volume_rendering import over
 from gen_jax.train import parallel
 from gen_jax.train.state import TrainState
 
-# From a state, a camera and a pose [3, 4] to the whole view, compiled.
-Render = Callable[[TrainState, Camera, Any], views.View]
+# From parameters, a camera and a pose [3, 4] to the whole view, compiled.
+Render = Callable[[Params, Camera, Any], views.View]
 
 
 def data_section() -> ConfigDict:
@@ -47,8 +48,35 @@ def data_section() -> ConfigDict:
     return data
 
 
-def data_rules() -> dict[str, config_lib.Rule]:
-    """What the keys of `data_section` must satisfy."""
+def evaluation_section(config: ConfigDict) -> None:
+    """Sets how views are judged and shown."""
+    config.eval.batch_size = 8
+    config.eval.stride = 4  # While training, every so many-th pixel of a test view is looked at, in both directions.
+    config.eval.num_views = 8  # How many test views are rendered whole at the end.
+    config.eval.path_frames = 48  # Of the flight among the pictures.
+    config.eval.sample_chunk = 4
+
+
+def tiny_run(config: ConfigDict) -> None:
+    """A run of seconds, for tests."""
+    config.data.size = 12
+    config.data.num_train = 6
+    config.data.num_test = 3
+    config.optim.learning_rate = 1e-2
+    config.optim.schedule = "constant"
+    config.train.batch_size = 64
+    config.train.duration = "40 steps"
+    config.train.steps_per_call = 2
+    config.train.log_every = "10 steps"
+    config.train.eval_every = config.train.checkpoint_every = "20 steps"
+    config.train.ema_decay = 0.5
+    config.eval.stride = 2
+    config.eval.num_views = 2
+    config.eval.path_frames = 3
+
+
+def rules() -> dict[str, config_lib.Rule]:
+    """What the keys of `data_section` and `evaluation_section` must satisfy."""
     at_least = config_lib.at_least
     return {
         "data.name": config_lib.one_of("analytic", "files"),
@@ -60,6 +88,9 @@ def data_rules() -> dict[str, config_lib.Rule]:
         "data.near": at_least(0.0),
         "data.far": at_least(0.0),
         "data.background": config_lib.one_of(*BACKGROUNDS),
+        "eval.stride": at_least(1),
+        "eval.num_views": at_least(0),
+        "eval.path_frames": at_least(1),
     }
 
 
@@ -101,6 +132,28 @@ def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None = None)
         notes=notes_of(scene),
         **parallel.stream_options(config),
     )
+
+
+def looks(train_source: Source, test_source: Source, *, render: Render, config: ConfigDict) -> dict[str, Any]:
+    """The fields of an `Experiment` that judge and show a scene.
+
+    Args:
+      train_source: of the scene.
+      test_source: of the test views.
+      render: gives a whole view, compiled.
+      config: of the run.
+
+    Returns:
+      `assess`, `pictures`, `frame`, `fly` and `headline`.
+    """
+    shown: dict[str, Any] = {"render": render, "config": config}
+    return {
+        "assess": functools.partial(assess, test_source=test_source, **shown) if config.eval.num_views else None,
+        "pictures": functools.partial(paint, train_source=train_source, test_source=test_source, **shown),
+        "frame": functools.partial(draw_frame, source=train_source, render=render),
+        "fly": functools.partial(shots, source=train_source, render=render),
+        "headline": ("psnr", "psnr_whole", "ssim"),
+    }
 
 
 def notes_of(scene: Scene) -> dict[str, Any]:
@@ -145,15 +198,15 @@ def assess(state: TrainState, *, test_source: Source, render: Render, config: Co
     Args:
       state: of the run.
       test_source: of the test views.
-      render: `(state, camera, pose) -> view`, compiled.
+      render: `(params, camera, pose) -> view`, compiled.
       config: of the run.
 
     Returns:
       `psnr_whole` in decibels and `ssim`, means over `config.eval.num_views` views, and how many those were.
     """
-    found = []
+    found, params = [], jax.device_put(state.eval_params)
     for truth, camera, pose in held_out(test_source, config.eval.num_views, config.data.background):
-        image = np.asarray(render(state, camera, pose).color)
+        image = np.asarray(render(params, camera, pose).color)
         found.append((psnr(image, truth), ssim(image, truth) if min(truth.shape[:2]) >= 11 else np.nan))
     means = np.mean(found, axis=0)
     numbers = {"psnr_whole": float(means[0]), "views": float(len(found))}
@@ -169,14 +222,15 @@ def paint(
       state: of the run.
       train_source: of the scene.
       test_source: of the test views.
-      render: `(state, camera, pose) -> view`, compiled.
+      render: `(params, camera, pose) -> view`, compiled.
       config: of the run.
 
     Returns:
       `views` and `flight`.
     """
+    params = jax.device_put(state.eval_params)
     found = list(held_out(test_source, 4, config.data.background))
-    seen = [pictures.to_host(render(state, camera, pose)) for _, camera, pose in found]
+    seen = [pictures.to_host(render(params, camera, pose)) for _, camera, pose in found]
     truths = [truth for truth, _, _ in found]
     names = [f"{psnr(np.asarray(view.color), truth):.1f} dB" for view, truth in zip(seen, truths, strict=True)]
     path = train_source.notes["path"]
@@ -189,9 +243,9 @@ def paint(
 
 def fly(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[views.View]:
     """What is seen along a path, one view a frame, on the host."""
-    camera = camera_of(source)
+    camera, params = camera_of(source), jax.device_put(state.eval_params)
     for pose in path_poses(path, outlook_of(source), frames):
-        yield pictures.to_host(render(state, camera, pose))
+        yield pictures.to_host(render(params, camera, pose))
 
 
 def shots(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[Shot]:
@@ -215,6 +269,6 @@ def _shot(view: views.View, *, source: Source) -> Shot:
 def draw_frame(state: TrainState, *, source: Source, render: Render) -> Grid:
     """The first view of the scene's path, and its depths."""
     pose = path_poses(source.notes["path"], outlook_of(source), 8)[1]
-    view = pictures.to_host(render(state, camera_of(source), pose))
+    view = pictures.to_host(render(jax.device_put(state.eval_params), camera_of(source), pose))
     depths = pictures.depth_image(view, source.notes["near"], source.notes["far"])
     return Grid("A view from the path, and its depths", np.stack([view.color, depths])[None])

@@ -22,7 +22,6 @@ instant-ngp and nerfstudio, COLMAP's sparse/0, or an .npz file. Views of a train
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -30,7 +29,7 @@ from ml_collections import ConfigDict
 from experiments import _scenes
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Array, Experiment, Key, Mesh, Source, UserError
+from gen_jax.contracts import Array, Experiment, Key, Mesh, Params, Source, UserError
 from gen_jax.families.nerf import evaluation, models, objectives, views
 from gen_jax.families.nerf.objectives import NeRF
 from gen_jax.families.nerf.rendering import Sampling
@@ -87,11 +86,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.train.duration = "2000 steps"
     config.train.log_every = "50 steps"
     config.train.eval_every = config.train.checkpoint_every = "250 steps"
-    config.eval.batch_size = 8
-    config.eval.stride = 4  # While training, every so many-th pixel of a test view is looked at, in both directions.
-    config.eval.num_views = 8  # How many test views are rendered whole at the end.
-    config.eval.path_frames = 48  # Of the flight among the pictures.
-    config.eval.sample_chunk = 4
+    _scenes.evaluation_section(config)
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -142,9 +137,7 @@ def _llff(config: ConfigDict) -> None:
 
 
 def _tiny(config: ConfigDict) -> None:
-    config.data.size = 12
-    config.data.num_train = 6
-    config.data.num_test = 3
+    _scenes.tiny_run(config)
     config.data.background = "random"
     config.model.depth = 2
     config.model.width = 16
@@ -157,17 +150,6 @@ def _tiny(config: ConfigDict) -> None:
     config.rendering.density_noise = 0.1
     config.mesh.resolution = 16
     config.mesh.density = 0.1
-    config.optim.learning_rate = 1e-2
-    config.optim.schedule = "constant"
-    config.train.batch_size = 64
-    config.train.duration = "40 steps"
-    config.train.steps_per_call = 2
-    config.train.log_every = "10 steps"
-    config.train.eval_every = config.train.checkpoint_every = "20 steps"
-    config.train.ema_decay = 0.5
-    config.eval.stride = 2
-    config.eval.num_views = 2
-    config.eval.path_frames = 3
 
 
 _PRESETS = {
@@ -193,7 +175,7 @@ def validate(config: ConfigDict) -> None:
     at_least, one_of = config_lib.at_least, config_lib.one_of
     rules = (
         config_lib.base_rules()
-        | _scenes.data_rules()
+        | _scenes.rules()
         | {
             "model.depth": at_least(1),
             "model.width": at_least(1),
@@ -210,9 +192,6 @@ def validate(config: ConfigDict) -> None:
             "mesh.resolution": at_least(2),
             "mesh.density": config_lib.positive,
             "mesh.half_side": config_lib.positive,
-            "eval.stride": at_least(1),
-            "eval.num_views": at_least(0),
-            "eval.path_frames": at_least(1),
         }
     )
     config_lib.check(config, rules)
@@ -254,7 +233,6 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
     render = jax.jit(functools.partial(_render, nerf=nerf, source=train_source))
-    shown: dict[str, Any] = {"render": render, "config": config}
     return Experiment(
         train_source=train_source,
         test_source=test_source,
@@ -262,14 +240,10 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_step=make_train_step(functools.partial(objectives.objective, nerf=nerf), **options),
         eval_step=make_eval_step(functools.partial(evaluation.view_values, nerf=nerf)),
         report=evaluation.report,
-        assess=functools.partial(_scenes.assess, test_source=test_source, **shown) if config.eval.num_views else None,
         sample=functools.partial(sample, nerf=nerf, source=train_source),
-        pictures=functools.partial(_scenes.paint, train_source=train_source, test_source=test_source, **shown),
-        frame=functools.partial(_scenes.draw_frame, source=train_source, render=render),
-        headline=("psnr", "psnr_whole", "ssim"),
         steps_per_call=config.train.steps_per_call,
-        fly=functools.partial(_scenes.shots, source=train_source, render=render),
         mesh=functools.partial(mesh_of, nerf=nerf, source=train_source, config=config),
+        **_scenes.looks(train_source, test_source, render=render, config=config),
     )
 
 
@@ -293,10 +267,10 @@ def build_model(config: ConfigDict, source: Source) -> NeRF:
     return NeRF(field, sampling, config.data.background, (width, height) if config.data.ndc else None)
 
 
-def _render(state: TrainState, camera: Camera, pose: Array, *, nerf: NeRF, source: Source) -> views.View:
+def _render(params: Params, camera: Camera, pose: Array, *, nerf: NeRF, source: Source) -> views.View:
     """A whole view of the size of the scene's photographs."""
     height, width = source.example_shape[:2]
-    return views.render_view(nerf, state.eval_params, camera, pose, height, width)
+    return views.render_view(nerf, params, camera, pose, height, width)
 
 
 def sample(state: TrainState, keys: Key, *, nerf: NeRF, source: Source) -> Array:
@@ -304,7 +278,7 @@ def sample(state: TrainState, keys: Key, *, nerf: NeRF, source: Source) -> Array
     at, camera = pose_at(source.notes["path"], _scenes.outlook_of(source)), _scenes.camera_of(source)
 
     def one(key: Key) -> Array:
-        return _render(state, camera, at(jax.random.uniform(key)), nerf=nerf, source=source).color
+        return _render(state.eval_params, camera, at(jax.random.uniform(key)), nerf=nerf, source=source).color
 
     return jax.lax.map(one, keys)
 

@@ -1,0 +1,210 @@
+"""The whole of NeRF on one page: encode, ask, composite; one field, no direction of view (Mildenhall et al., 2020).
+
+Command: python -m experiments.tiny_nerf --workdir=runs/tiny_nerf
+Expected: not measured yet, 0 dB
+Time: not measured yet
+
+Presets (--preset=...):
+  default  a scene of our own, traced exactly
+  lego     a folder or .npz file of NeRF's lego as --data_dir
+  tiny     seconds; for tests
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from experiments import _scenes
+from gen_jax import cli, rng
+from gen_jax import config as config_lib
+from gen_jax.contracts import Array, Batch, Experiment, Key, ModelState, Params, Source, Terms
+from gen_jax.families.nerf.evaluation import report
+from gen_jax.families.nerf.losses import psnr
+from gen_jax.families.nerf.objectives import target_color
+from gen_jax.families.nerf.views import View
+from gen_jax.nn.precision import apply_in_param_dtype
+from gen_jax.ops.camera_paths import pose_at
+from gen_jax.ops.cameras import Camera, pixel_centers, ray
+from gen_jax.ops.encodings import positional_encoding
+from gen_jax.ops.volume_rendering import Rendered, composite, stratified_depths
+from gen_jax.train.optimizer import step_options
+from gen_jax.train.state import TrainState, init_state
+from gen_jax.train.step import make_eval_step, make_train_step
+
+_CHUNK = 1024  # Rays rendered at once.
+
+
+def get_config(preset: str = "default") -> ConfigDict:
+    """The config of a preset.
+
+    Args:
+      preset: one that the module's docstring names.
+
+    Returns:
+      The config, unlocked.
+
+    Raises:
+      UserError: where there is no such preset.
+    """
+    config = config_lib.base_config()
+    config.experiment = "tiny_nerf"
+    config.preset = preset
+    config.data = _scenes.data_section()
+    config.model = ConfigDict()
+    config.model.hidden = (128, 128, 128)
+    config.model.frequencies = 6  # L of the positional encoding.
+    config.model.samples = 48  # Of a ray.
+    config.optim.learning_rate = 2e-3
+    config.optim.schedule = "exponential"
+    config.train.batch_size = 1024
+    config.train.duration = "2000 steps"
+    config.train.log_every = "50 steps"
+    config.train.eval_every = config.train.checkpoint_every = "250 steps"
+    _scenes.evaluation_section(config)
+    return config_lib.apply_preset(config, _PRESETS)
+
+
+def _lego(config: ConfigDict) -> None:
+    config.data.name = "files"
+    config.train.duration = "6000 steps"
+
+
+def _tiny(config: ConfigDict) -> None:
+    _scenes.tiny_run(config)
+    config.model.hidden = (16, 16)
+    config.model.frequencies = 3
+    config.model.samples = 8
+
+
+_PRESETS = {"default": lambda config: None, "lego": _lego, "tiny": _tiny}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config's values.
+
+    Args:
+      config: the resolved config.
+
+    Raises:
+      UserError: for the first value out of range, and for keys that do not go together.
+    """
+    rules = {
+        "model.hidden": config_lib.each(config_lib.at_least(1)),
+        "model.frequencies": config_lib.at_least(0),
+        "model.samples": config_lib.at_least(2),
+    }
+    config_lib.check(config, config_lib.base_rules() | _scenes.rules() | rules)
+    config_lib.check_optimizer(config)
+    _scenes.check_data(config)
+
+
+class Field(nn.Module):
+    """F(x) = (c, σ): a multilayer perceptron over γ(x), for one place [3]."""
+
+    hidden: tuple[int, ...]
+    frequencies: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """The colour [3] and the density [] of a place."""
+        h = positional_encoding(x, self.frequencies)
+        for width in self.hidden:
+            h = nn.relu(nn.Dense(width)(h))
+        out = nn.Dense(4)(h)
+        return nn.sigmoid(out[:3]), nn.relu(out[3])
+
+
+def render_ray(
+    field: Any, key: Key | None, origin: Array, direction: Array, near: float, far: float, num: int
+) -> Rendered:
+    """What a ray sees, over white: Ĉ(r) = Σ T_i (1 − exp(−σ_i δ_i)) c_i (Eq. 3)."""
+    depths = stratified_depths(key, near, far, num)  # Eq. 2
+    colors, densities = jax.vmap(lambda t: field(origin + t * direction))(depths)
+    return composite(colors, densities, depths, norm=jnp.linalg.norm(direction), background=jnp.ones(3))
+
+
+def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
+    """Wires the experiment: source -> model -> objective -> step -> evaluation -> pictures.
+
+    Args:
+      config: the resolved config.
+      sources: the training and test sources; None to find them by `config.data`.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      UserError: where the config or the data cannot be used.
+    """
+    validate(config)
+    train_source, test_source = _scenes.sources_of(config, sources)
+    notes, (height, width) = train_source.notes, train_source.example_shape[:2]
+    model = Field(tuple(config.model.hidden), config.model.frequencies)
+    options = step_options(config, train_source.num_examples)
+
+    def see(params: Params, key: Key | None, camera: Camera, pose: Array, pixel: Array) -> Rendered:
+        field = functools.partial(apply_in_param_dtype, model, params)
+        return render_ray(field, key, *ray(camera, pose, pixel), notes["near"], notes["far"], config.model.samples)
+
+    def objective(
+        params: Params, model_state: ModelState, key: Key, batch: Batch
+    ) -> tuple[Array, tuple[ModelState, Terms]]:
+        def loss(key: Key, camera: Camera, pose: Array, pixel: Array, color: Array) -> Array:
+            return jnp.mean((see(params, key, camera, pose, pixel).color - target_color(color, jnp.ones(3))) ** 2)
+
+        keys = rng.per_example(rng.stream(key, "ray"), batch["index"])
+        cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
+        losses = jax.vmap(loss)(keys, cameras, batch["pose"], batch["pixel"], batch["color"])
+        return jnp.mean(losses), (model_state, {})
+
+    def look(params: Params, camera: Camera, pose: Array, pixels: Array) -> View:
+        def one(pixel: Array) -> View:
+            seen = see(params, None, camera, pose, pixel)
+            return View(jnp.clip(seen.color, 0.0, 1.0), seen.median_depth, seen.opacity, seen.color)
+
+        return jax.lax.map(one, pixels, batch_size=_CHUNK)
+
+    def values(params: Params, key: Key, batch: Batch) -> Terms:
+        def view(row: tuple[Camera, Array, Array, Array]) -> Array:
+            camera, pose, pixels, colors = row
+            truth = jax.vmap(lambda color: target_color(color, jnp.ones(3)))(colors)
+            return jnp.mean((look(params, camera, pose, pixels).color - truth) ** 2)
+
+        cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
+        errors = jax.lax.map(view, (cameras, batch["pose"], batch["pixel"], batch["color"]))
+        return {"mse": errors, "psnr": psnr(errors)}
+
+    def whole(params: Params, camera: Camera, pose: Array) -> View:
+        seen = look(params, camera, pose, jnp.asarray(pixel_centers(height, width).reshape(-1, 2)))
+        return jax.tree.map(lambda part: part.reshape(height, width, *part.shape[1:]), seen)
+
+    def init(key: Key) -> TrainState:
+        params = model.init(rng.stream(key, "init"), jnp.zeros(3))["params"]
+        return init_state(params, options["tx"], key, ema=options["ema"] is not None)
+
+    def sample(state: TrainState, keys: Key) -> Array:
+        at, camera = pose_at(notes["path"], _scenes.outlook_of(train_source)), _scenes.camera_of(train_source)
+        return jax.lax.map(lambda key: whole(state.eval_params, camera, at(jax.random.uniform(key))).color, keys)
+
+    shown: dict[str, Any] = {"render": jax.jit(whole), "config": config}
+    return Experiment(
+        train_source=train_source,
+        test_source=test_source,
+        init=init,
+        train_step=make_train_step(objective, **options),
+        eval_step=make_eval_step(values),
+        report=report,
+        sample=sample,
+        steps_per_call=config.train.steps_per_call,
+        **_scenes.looks(train_source, test_source, **shown),
+    )
+
+
+if __name__ == "__main__":
+    cli.main("tiny_nerf")
