@@ -143,7 +143,9 @@ def test_normalised_device_coordinates_are_asked_where_they_should_be():
     pose, pixel = jnp.eye(3, 4), jnp.array([3.0, 4.0])
     params = init(nerf)
     assert params.keys() == {"coarse"}
+    params["coarse"]["density"]["bias"] += 3.0
     seen = views.render_pixels(nerf, params, camera, pose, pixel[None])
+    assert 0.5 < seen.opacity[0] <= 1
     # The same by hand.
     origin, direction = ray(camera, pose, pixel)
     start, along = ndc_ray(origin, direction, camera.focal, jnp.array([16.0, 12.0]))
