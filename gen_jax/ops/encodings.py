@@ -46,6 +46,27 @@ def positional_encoding(x: Array, num_frequencies: int, *, convention: str = "co
     return jnp.concatenate([x, waves]) if with_input else waves
 
 
+def integrated_encoding(mean: Array, variance: Array, num_frequencies: int) -> Array:
+    """What `positional_encoding` is on average over a normal distribution: waves finer than its spread fade.
+
+    E[sin(2^l x)] = sin(2^l μ) exp(−½ 4^l σ²), and likewise the cosines
+
+    See "Mip-NeRF: A Multiscale Representation for Anti-Aliasing Neural Radiance Fields", Barron et al., 2021
+    (arXiv:2103.13415), Eq. 14.
+
+    Args:
+      mean: μ [D].
+      variance: [D], the diagonal of Σ, ≥ 0.
+      num_frequencies: L.
+
+    Returns:
+      [2 L D], in the order of `positional_encoding` with the convention "code_without_input".
+    """
+    waves = positional_encoding(mean, num_frequencies, convention="code_without_input")
+    fading = jnp.exp(-0.5 * 4.0 ** jnp.arange(num_frequencies, dtype=mean.dtype)[:, None] * variance[None])
+    return waves * jnp.stack([fading, fading], axis=1).reshape(-1)
+
+
 def fourier_features(x: Array, frequencies: Array) -> Array:
     """Cosines and sines of coordinates at given frequencies: γ(x) = (cos 2πBx, sin 2πBx).
 

@@ -1,0 +1,34 @@
+"""Likeness of images against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gen_jax.eval.image_quality import psnr, ssim
+from gen_jax.families.nerf import losses
+
+
+@pytest.mark.parametrize(("error", "decibels"), [(0.01, 20), (0.001, 30), (1e-4, 40)])
+def test_psnr_of_known_errors(error, decibels):
+    truth = np.random.default_rng(0).random((5, 7, 3))
+    np.testing.assert_allclose(psnr(truth + np.sqrt(error), truth), decibels, rtol=1e-9)
+    np.testing.assert_allclose(losses.psnr(np.float32(error)), decibels, rtol=1e-6)
+    assert psnr(truth, truth) == np.inf
+
+
+def test_rounding_to_bytes_leaves_59_decibels():
+    """An error that is uniform in ±½ of 1/255 has the variance 1/12 of it."""
+    truth = np.random.default_rng(1).random((300, 300, 3))
+    np.testing.assert_allclose(psnr(np.rint(255 * truth) / 255, truth), 58.92, atol=0.02)
+
+
+def test_ssim():
+    truth = np.random.default_rng(2).random((32, 24, 3))
+    np.testing.assert_allclose(ssim(truth, truth), 1)
+    # Two constants: only the term of the means is left, (2ab + C₁) / (a² + b² + C₁).
+    a, b, c = 0.2, 0.6, 0.01**2
+    flat = np.ones((32, 24, 3))
+    np.testing.assert_allclose(ssim(a * flat, b * flat), (2 * a * b + c) / (a * a + b * b + c), rtol=1e-6)
+    noise = np.random.default_rng(3).normal(0, 0.1, truth.shape)
+    assert 1 > ssim(truth + noise, truth) > ssim(truth + 2 * noise, truth) > 0
