@@ -19,7 +19,7 @@ def main() -> None:
 
     import jax
 
-    from experiments.benchmarks import autoencoder, diffusion, gan, vae
+    from experiments.benchmarks import autoencoder, diffusion, gan, nerf, vae
 
     on_cpu = jax.default_backend() == "cpu"
     turns = 5 if quick else 25
@@ -32,11 +32,13 @@ def main() -> None:
         diffusion.one_program(turns),
         *diffusion.remat_memory(),
         diffusion.group_norm(turns),
-        *([diffusion.flags(turns)] if on_cpu else diffusion.accelerator()),
+        nerf.view_memory(),
+        *([diffusion.flags(turns)] if on_cpu else [*diffusion.accelerator(), *nerf.accelerator()]),
     ]
     if importlib.util.find_spec("torch"):
         rows += [*vae.against_torch(turns), autoencoder.against_torch(turns), *gan.against_torch(turns)]
         rows += [*diffusion.weight_gradient(turns), *diffusion.against_torch(turns)]
+        rows += nerf.against_torch(turns)
     print(f"\n{datetime.date.today()}, {platform.machine()}, {jax.devices()[0].device_kind}, JAX {jax.__version__}\n")
     print("| what | measured | bound |\n|---|---|---|")
     for what, measured, bound in rows:

@@ -291,7 +291,7 @@ def accelerator(batch: int = 128, sizes: dict[str, Any] | None = None, calls: in
         jax.block_until_ready(state)
         rate = calls / (time.perf_counter() - start)
         kind = jax.devices()[0].device_kind
-        peak = next((peak for name, peak in _PEAKS.items() if name in kind), None)
+        peak = next((peak for name, peak in PEAKS.items() if name in kind), None)
         share = f", {100 * rate * costs['flops'] / peak:.0f} % of its bfloat16 peak" if peak else ""
         what = f"CIFAR-10 network, batch {batch}, {jnp.dtype(dtype).name}, {kind}"
         rows.append((what, f"{rate:.1f} steps/s, {1e-12 * rate * costs['flops']:.1f} TFLOP/s{share}", ""))
@@ -299,4 +299,4 @@ def accelerator(batch: int = 128, sizes: dict[str, Any] | None = None, calls: in
 
 
 # FLOP/s of dense matrix products in bfloat16, by the makers' data sheets.
-_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "TPU v4": 275e12, "TPU v5 lite": 197e12}
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "TPU v4": 275e12, "TPU v5 lite": 197e12}

@@ -1,0 +1,162 @@
+"""The benchmarks of NeRF: a training step and a view against PyTorch, rays a second, memory against image size."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gen_jax import rng
+from gen_jax.families import nerf as family
+from gen_jax.families.nerf import objectives, torch_weights
+from gen_jax.ops.camera_paths import Outlook, path_poses
+from gen_jax.ops.cameras import pinhole, pixel_centers, ray
+from gen_jax.train.state import init_state
+from gen_jax.train.step import make_train_step
+
+from . import timing
+from .diffusion import PEAKS
+from .timing import Row
+
+_RAYS, _SIDE = 256, 100
+_SAMPLING = family.Sampling(2.0, 6.0, 64, 128)
+_NERF = family.NeRF(family.RadianceField(), _SAMPLING)
+
+
+def _pose() -> np.ndarray:
+    return path_poses("orbit", Outlook(np.eye(3), np.zeros(3), np.zeros(3), 4.0, 0.5, np.zeros(3)), 1)[0]
+
+
+def _batch(count: int, side: int = _SIDE) -> dict[str, np.ndarray]:
+    """Rays of one camera, every pixel as likely."""
+    random = np.random.default_rng(0)
+    camera = jax.tree.map(np.asarray, pinhole(1.39 * side, side, side))
+    alike = {"pose": _pose(), **camera._asdict()}
+    return {name: np.tile(array, (count, *(1,) * array.ndim)) for name, array in alike.items()} | {
+        "pixel": random.integers(0, side, (count, 2)).astype(np.float32) + 0.5,
+        "color": random.integers(0, 256, (count, 3)).astype(np.uint8),
+        "index": np.arange(count, dtype=np.uint32),
+    }
+
+
+def _train(count: int, compute_dtype: Any = jnp.float32) -> tuple[Any, Any, Any]:
+    """A train step, its state and its batch."""
+    tx = optax.adam(5e-4)
+    loss = functools.partial(objectives.objective, nerf=_NERF)
+    step = make_train_step(loss, tx, compute_dtype=compute_dtype)
+    params = jax.jit(functools.partial(family.init_params, _NERF))(rng.root(0))
+    return step, init_state(params, tx, rng.root(0)), jax.tree.map(jnp.asarray, _batch(count))
+
+
+def _train_call(count: int) -> tuple[Callable[[], None], Any]:
+    step, state, batch = _train(count)
+    compiled, params = jax.jit(step, donate_argnums=0), jax.tree.map(np.asarray, state.params)
+
+    def call() -> None:
+        nonlocal state
+        state, _ = compiled(state, batch)
+        jax.block_until_ready(state)
+
+    return call, params
+
+
+def _view(params: Any, side: int) -> Callable[[], Any]:
+    """A function that renders a view."""
+    camera, pose = pinhole(1.39 * side, side, side), jnp.asarray(_pose())
+    compiled = jax.jit(functools.partial(family.render_view, _NERF, height=side, width=side))
+    return lambda: jax.block_until_ready(compiled(params, camera, pose))
+
+
+def against_torch(turns: int) -> list[Row]:
+    """A training step and a view against the same pipeline in PyTorch, in turns, from the same weights."""
+    import torch
+
+    from . import torch_nerf
+
+    torch.manual_seed(0)
+    nets = torch_nerf.NeRF(), torch_nerf.NeRF()
+    train, _ = _train_call(_RAYS)
+    params = {
+        level: torch_weights.field_params({name: value.detach().numpy() for name, value in net.state_dict().items()})
+        for level, net in zip(("coarse", "fine"), nets, strict=True)
+    }
+    batch = _batch(_RAYS)
+    camera = pinhole(1.39 * _SIDE, _SIDE, _SIDE)
+    trace = jax.vmap(lambda pixel: ray(camera, jnp.asarray(_pose()), pixel))
+    origin, direction = (np.array(part) for part in trace(jnp.asarray(batch["pixel"])))
+    color = batch["color"].astype(np.float32) / np.float32(255)
+    counts = _SAMPLING.num_coarse, _SAMPLING.num_fine
+    peer = torch_nerf.make_step((torch_nerf.NeRF(), torch_nerf.NeRF()), origin, direction, color, *counts)
+    step = timing.interleave(train, peer, turns, calls=1)
+
+    whole = trace(jnp.asarray(pixel_centers(_SIDE, _SIDE).reshape(-1, 2)))
+    rays = [np.array(part) for part in whole]
+    ours = _view(params, _SIDE)
+    views = {chunk: torch_nerf.make_view(nets, *rays, *counts, chunk) for chunk in (256, 1024, 4096)}
+    if np.abs(views[1024]() - np.asarray(ours().color).reshape(-1, 3)).max() > 1e-3:
+        raise RuntimeError("The views differ: they are no measure of each other.")
+    ratios = {chunk: timing.interleave(ours, view, max(2, turns // 5), calls=1) for chunk, view in views.items()}
+    chunk, view = max(ratios.items(), key=lambda pair: pair[1].median)
+    rate = _RAYS / step.seconds
+    return [
+        (
+            f"NeRF training step, {_RAYS} rays, 64 + 128 samples, both networks, against PyTorch, eager",
+            f"{step}; {1e3 * step.seconds:.0f} ms against {1e3 * step.reference:.0f} ms, {rate:.0f} rays/s",
+            "≤ 0.8x",
+        ),
+        (
+            f"NeRF, a view of {_SIDE}x{_SIDE}, against PyTorch, eager, {chunk} rays at once",
+            f"{view}; {view.seconds:.1f} s against {view.reference:.1f} s, {_SIDE**2 / view.seconds:.0f} rays/s",
+            "≤ 0.8x",
+        ),
+    ]
+
+
+def view_memory() -> Row:
+    """The memory that XLA plans for a view, over what the view itself takes, at two sizes."""
+    params = jax.eval_shape(functools.partial(family.init_params, _NERF), rng.root(0))
+    sizes = {}
+    for side in (100, 800):
+        render = jax.jit(functools.partial(family.render_view, _NERF, height=side, width=side))
+        analysis: Any = render.lower(params, pinhole(1.0, side, side), jnp.asarray(_pose())).compile().memory_analysis()
+        sizes[side] = analysis.temp_size_in_bytes / 2**20
+    return (
+        "temporary memory of a view of 800x800 against one of 100x100",
+        f"{sizes[800]:.0f} MiB against {sizes[100]:.0f} MiB",
+        "",
+    )
+
+
+def accelerator(rays: int = 16384, calls: int = 20) -> list[Row]:
+    """Rays a second of a training step on one accelerator, in both precisions, and how much of its peak that is.
+
+    Args:
+      rays: of a step.
+      calls: how many steps are timed.
+
+    Returns:
+      A row for each precision.
+    """
+    rows = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        step, state, batch = _train(rays, dtype)
+        compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+        costs: Any = compiled.cost_analysis()
+        state = jax.block_until_ready(compiled(state, batch)[0])
+        start = time.perf_counter()
+        for _ in range(calls):
+            state, _ = compiled(state, batch)
+        jax.block_until_ready(state)
+        rate = calls / (time.perf_counter() - start)
+        kind = jax.devices()[0].device_kind
+        peak = next((peak for name, peak in PEAKS.items() if name in kind), None)
+        share = f", {100 * rate * costs['flops'] / peak:.0f} % of its bfloat16 peak" if peak else ""
+        what = f"NeRF training step, {rays} rays, {jnp.dtype(dtype).name}, {kind}"
+        rows.append((what, f"{rate * rays:,.0f} rays/s, {1e-12 * rate * costs['flops']:.1f} TFLOP/s{share}", ""))
+    return rows
