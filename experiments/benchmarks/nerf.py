@@ -89,16 +89,19 @@ def against_torch(turns: int) -> list[Row]:
     batch = _batch(_RAYS)
     camera = pinhole(1.39 * _SIDE, _SIDE, _SIDE)
     trace = jax.vmap(lambda pixel: ray(camera, jnp.asarray(_pose()), pixel))
-    origin, direction = (np.array(part) for part in trace(jnp.asarray(batch["pixel"])))
+
+    def rays(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        origin, direction = trace(jnp.asarray(pixels))
+        return np.array(origin), np.array(direction)
+
     color = batch["color"].astype(np.float32) / np.float32(255)
     counts = _SAMPLING.num_coarse, _SAMPLING.num_fine
-    peer = torch_nerf.make_step((torch_nerf.NeRF(), torch_nerf.NeRF()), origin, direction, color, *counts)
+    peer = torch_nerf.make_step((torch_nerf.NeRF(), torch_nerf.NeRF()), rays(batch["pixel"]), color, counts)
     step = timing.interleave(train, peer, turns, calls=1)
 
-    whole = trace(jnp.asarray(pixel_centers(_SIDE, _SIDE).reshape(-1, 2)))
-    rays = [np.array(part) for part in whole]
+    whole = rays(pixel_centers(_SIDE, _SIDE).reshape(-1, 2))
     ours = _view(params, _SIDE)
-    views = {chunk: torch_nerf.make_view(nets, *rays, *counts, chunk) for chunk in (256, 1024, 4096)}
+    views = {chunk: torch_nerf.make_view(nets, whole, counts, chunk) for chunk in (256, 1024, 4096)}
     if np.abs(views[1024]() - np.asarray(ours().color).reshape(-1, 3)).max() > 1e-3:
         raise RuntimeError("The views differ: they are no measure of each other.")
     ratios = {chunk: timing.interleave(ours, view, max(2, turns // 5), calls=1) for chunk, view in views.items()}
@@ -126,11 +129,8 @@ def view_memory() -> Row:
         render = jax.jit(functools.partial(family.render_view, _NERF, height=side, width=side))
         analysis: Any = render.lower(params, pinhole(1.0, side, side), jnp.asarray(_pose())).compile().memory_analysis()
         sizes[side] = analysis.temp_size_in_bytes / 2**20
-    return (
-        "temporary memory of a view of 800x800 against one of 100x100",
-        f"{sizes[800]:.0f} MiB against {sizes[100]:.0f} MiB",
-        "",
-    )
+    measured = f"{sizes[800]:.0f} MiB against {sizes[100]:.0f} MiB"
+    return "temporary memory of a NeRF's view of 800x800 against one of 100x100", measured, ""
 
 
 def accelerator(rays: int = 16384, calls: int = 20) -> list[Row]:
