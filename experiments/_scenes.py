@@ -17,6 +17,7 @@ from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import RayBatches, ray_sources
 from gen_jax.data.scene_formats import load_scene
 from gen_jax.data.scenes import Scene
+from gen_jax.eval import lpips
 from gen_jax.eval.image_quality import psnr, ssim
 from gen_jax.families.nerf import pictures, views
 from gen_jax.families.nerf.objectives import BACKGROUNDS
@@ -28,6 +29,8 @@ from gen_jax.train.state import TrainState
 
 # From parameters, a camera and a pose [3, 4] to the whole view, compiled.
 Render = Callable[[Params, Camera, Any], views.View]
+# From an image and the truth, [H, W, 3] in [0, 1] each, to a number.
+Likeness = Callable[[np.ndarray, np.ndarray], float]
 
 
 def data_section() -> ConfigDict:
@@ -54,6 +57,7 @@ def evaluation_section(config: ConfigDict) -> None:
     config.eval.stride = 4  # While training, every so many-th pixel of a test view is looked at, in both directions.
     config.eval.num_views = 8  # How many test views are rendered whole at the end.
     config.eval.path_frames = 48  # Of the flight among the pictures.
+    config.eval.lpips = ""  # A file of weights, as `gen_jax.eval.lpips` makes it, to judge whole views by; "" for none.
     config.eval.sample_chunk = 4
 
 
@@ -147,12 +151,13 @@ def looks(train_source: Source, test_source: Source, *, render: Render, config: 
       `assess`, `pictures`, `frame`, `fly` and `headline`.
     """
     shown: dict[str, Any] = {"render": render, "config": config}
+    judge = functools.partial(assess, test_source=test_source, likeness=likeness_of(config, train_source), **shown)
     return {
-        "assess": functools.partial(assess, test_source=test_source, **shown) if config.eval.num_views else None,
+        "assess": judge if config.eval.num_views else None,
         "pictures": functools.partial(paint, train_source=train_source, test_source=test_source, **shown),
         "frame": functools.partial(draw_frame, source=train_source, render=render),
         "fly": functools.partial(shots, source=train_source, render=render),
-        "headline": ("psnr", "psnr_whole", "ssim"),
+        "headline": ("psnr", "psnr_whole", "ssim", "lpips"),
     }
 
 
@@ -192,25 +197,41 @@ def held_out(source: Source, count: int, background: str) -> Iterator[tuple[np.n
         yield truth, Camera(found.focal[row], found.center[row], found.distortion[row]), found.poses[row]
 
 
-def assess(state: TrainState, *, test_source: Source, render: Render, config: ConfigDict) -> dict[str, float]:
+def assess(
+    state: TrainState, *, test_source: Source, render: Render, likeness: dict[str, Likeness], config: ConfigDict
+) -> dict[str, float]:
     """Whole test views against the truth.
 
     Args:
       state: of the run.
       test_source: of the test views.
       render: `(params, camera, pose) -> view`, compiled.
+      likeness: by name, `(image, truth) -> number`.
       config: of the run.
 
     Returns:
-      `psnr_whole` in decibels and `ssim`, means over `config.eval.num_views` views, and how many those were.
+      The mean of each number over `config.eval.num_views` views, and how many those were.
     """
-    found, params = [], jax.device_put(state.eval_params)
+    params, found = jax.device_put(state.eval_params), []
     for truth, camera, pose in held_out(test_source, config.eval.num_views, config.data.background):
         image = np.asarray(render(params, camera, pose).color)
-        found.append((psnr(image, truth), ssim(image, truth) if min(truth.shape[:2]) >= 11 else np.nan))
-    means = np.mean(found, axis=0)
-    numbers = {"psnr_whole": float(means[0]), "views": float(len(found))}
-    return numbers | ({"ssim": float(means[1])} if np.isfinite(means[1]) else {})
+        found.append([measure(image, truth) for measure in likeness.values()])
+    return dict(zip(likeness, map(float, np.mean(found, axis=0)), strict=True)) | {"views": float(len(found))}
+
+
+def likeness_of(config: ConfigDict, source: Source) -> dict[str, Likeness]:
+    """How whole views are judged: `psnr_whole` in decibels, `ssim`, and `lpips` where there are weights for it.
+
+    Raises:
+      UserError: where the weights cannot be read.
+    """
+    found: dict[str, Likeness] = {"psnr_whole": psnr}
+    if min(source.example_shape[:2]) >= 11:  # The side of SSIM's window.
+        found["ssim"] = ssim
+    if config.eval.lpips:
+        distance = jax.jit(functools.partial(lpips.lpips, lpips.load(config.eval.lpips)))
+        found["lpips"] = lambda image, truth: float(distance(image, truth))
+    return found
 
 
 def paint(

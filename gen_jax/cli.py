@@ -148,8 +148,8 @@ def _resolve_paths(config: ConfigDict, data_dir: str) -> None:
     """Makes the config's paths absolute, so that the run can be read back from any directory."""
     config.data.dir = data_dir or config.data.dir
     guidance = config.get("guidance", {})
-    paths = ((config.data, "dir"), (config, "init_from"), (config.eval, "features"), (guidance, "classifier"))
-    for section, key in paths:
+    judged = ((config.eval, "features"), (config.eval, "lpips"))
+    for section, key in ((config.data, "dir"), (config, "init_from"), *judged, (guidance, "classifier")):
         if section.get(key):
             section[key] = str(absolute(section[key]))
 
