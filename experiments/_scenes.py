@@ -102,11 +102,9 @@ def check_data(config: ConfigDict) -> None:
     """Checks keys of `data_section` that do not go together.
 
     Raises:
-      UserError: where a scene of files has no folder, or the depths are not in order.
+      UserError: where the depths are not in order.
     """
     data = config.data
-    if data.name == "files" and not data.dir:
-        raise UserError("config.data.name=files needs the folder of a scene; give --data_dir=FOLDER.")
     if data.far and not data.near < data.far:
         raise UserError(f"config.data.near={data.near:g} is not before config.data.far={data.far:g}; swap them.")
 
@@ -122,6 +120,8 @@ def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None = None)
     data = config.data
     if data.name == "analytic":
         scene = analytic_scene(size=data.size, num_train=data.num_train, num_test=data.num_test)
+    elif not data.dir:
+        raise UserError("config.data.name=files needs the folder of a scene; give --data_dir=FOLDER.")
     else:
         bounds = {"near": data.near, "far": data.far} if data.far else {}
         scene = load_scene(data.dir, factor=data.factor, hold_out_every=data.hold_out_every, **bounds)

@@ -60,16 +60,16 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.data = _scenes.data_section()
     config.model = ConfigDict()
     config.model.depth = 4
-    config.model.width = 128
+    config.model.width = 64
     config.model.skip = 0  # The layer, from 1, after which the place is seen again; 0 for none.
-    config.model.color_width = 64
+    config.model.color_width = 32
     config.model.position_frequencies = 8
     config.model.direction_frequencies = 4
     config.model.encoding = "code"  # code | paper | code_without_input | paper_with_input
 
     config.rendering = ConfigDict()
-    config.rendering.num_coarse = 32
-    config.rendering.num_fine = 32
+    config.rendering.num_coarse = 24
+    config.rendering.num_fine = 24
     config.rendering.spacing = "depth"  # depth | disparity
     config.rendering.density_noise = 0.0
     config.rendering.convention = "paper"  # paper | code, as in `families.nerf.rendering.Sampling`.
@@ -80,7 +80,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.mesh.density = 10.0  # --mode=mesh: the density that the surface has.
     config.mesh.half_side = 1.5  # --mode=mesh: of the box around what cameras look at.
 
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 5e-3
     config.optim.schedule = "exponential"
     config.train.batch_size = 1024
     config.train.duration = "2000 steps"
