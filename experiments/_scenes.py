@@ -27,6 +27,9 @@ from gen_jax.ops.volume_rendering import over
 from gen_jax.train import parallel
 from gen_jax.train.state import TrainState
 
+# The side of SSIM's window.
+_WINDOW = 11
+
 # From parameters, a camera and a pose [3, 4] to the whole view, compiled.
 Render = Callable[[Params, Camera, Any], views.View]
 # From an image and the truth, [H, W, 3] in [0, 1] each, to a number.
@@ -155,7 +158,7 @@ def looks(train_source: Source, test_source: Source, *, render: Render, config: 
     return {
         "assess": judge if config.eval.num_views else None,
         "pictures": functools.partial(paint, train_source=train_source, test_source=test_source, **shown),
-        "frame": functools.partial(draw_frame, source=train_source, render=render),
+        "frame": functools.partial(draw_frame, test_source=test_source, **shown),
         "fly": functools.partial(shots, source=train_source, render=render),
         "headline": ("psnr", "psnr_whole", "ssim", "lpips"),
     }
@@ -226,7 +229,7 @@ def likeness_of(config: ConfigDict, source: Source) -> dict[str, Likeness]:
       UserError: where the weights cannot be read.
     """
     found: dict[str, Likeness] = {"psnr_whole": psnr}
-    if min(source.example_shape[:2]) >= 11:  # The side of SSIM's window.
+    if min(source.example_shape[:2]) >= _WINDOW:
         found["ssim"] = ssim
     if config.eval.lpips:
         distance = jax.jit(functools.partial(lpips.lpips, lpips.load(config.eval.lpips)))
@@ -287,9 +290,11 @@ def _shot(view: views.View, *, source: Source) -> Shot:
     return Shot(np.asarray(view.color), np.asarray(view.depth), shown)
 
 
-def draw_frame(state: TrainState, *, source: Source, render: Render) -> Grid:
-    """The first view of the scene's path, and its depths."""
-    pose = path_poses(source.notes["path"], outlook_of(source), 8)[1]
-    view = pictures.to_host(render(jax.device_put(state.eval_params), camera_of(source), pose))
-    depths = pictures.depth_image(view, source.notes["near"], source.notes["far"])
-    return Grid("A view from the path, and its depths", np.stack([view.color, depths])[None])
+def draw_frame(state: TrainState, *, test_source: Source, render: Render, config: ConfigDict) -> Grid:
+    """A held-out view beside the truth, where they differ, depths, and how alike they are."""
+    truth, camera, pose = next(held_out(test_source, 1, config.data.background))
+    view = pictures.to_host(render(jax.device_put(state.eval_params), camera, pose))
+    image = np.asarray(view.color)
+    likeness = f", SSIM {ssim(image, truth):.3f}" if min(truth.shape[:2]) >= _WINDOW else ""
+    # So short that the images say how wide the frame is, whatever the numbers.
+    return Grid(f"{psnr(image, truth):.2f} dB{likeness}", pictures.compare([truth], [view], [""]).images)
