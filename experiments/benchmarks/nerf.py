@@ -116,7 +116,7 @@ def against_torch(turns: int) -> list[Row]:
     ours_ms, peers_ms = (1e3 * seconds / _STEPS for seconds in (step.seconds, step.reference))
     return [
         (
-            f"NeRF training step, {_RAYS} rays, 64 + 128 samples, both networks, {_STEPS} a call, against PyTorch, eager",
+            f"NeRF training step, {_RAYS} rays, 64 + 128 samples, {_STEPS} steps a call, against PyTorch, eager",
             f"{step}; {ours_ms:.0f} ms against {peers_ms:.0f} ms, {1e3 * _RAYS / ours_ms:.0f} rays/s",
             "≤ 0.8x",
         ),
