@@ -64,6 +64,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.optim.schedule = "exponential"
     config.train.batch_size = 1024
     config.train.duration = "2000 steps"
+    config.train.steps_per_call = 10
     config.train.log_every = "50 steps"
     config.train.eval_every = config.train.checkpoint_every = "250 steps"
     _scenes.evaluation_section(config)
@@ -72,7 +73,7 @@ def get_config(preset: str = "default") -> ConfigDict:
 
 def _lego(config: ConfigDict) -> None:
     config.data.name = "files"
-    config.train.duration = "6000 steps"
+    config.train.duration = "4000 steps"
 
 
 def _tiny(config: ConfigDict) -> None:
