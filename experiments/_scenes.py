@@ -21,7 +21,14 @@ from gen_jax.eval import lpips
 from gen_jax.eval.image_quality import psnr, ssim
 from gen_jax.families.nerf import pictures, views
 from gen_jax.families.nerf.objectives import BACKGROUNDS
-from gen_jax.ops.camera_paths import PATHS, Outlook, orbit_outlook, path_poses, spiral_outlook
+from gen_jax.ops.camera_paths import (
+    PATHS,
+    Outlook,
+    one_sided_outlook,
+    orbit_outlook,
+    path_poses,
+    spiral_outlook,
+)
 from gen_jax.ops.cameras import Camera
 from gen_jax.ops.volume_rendering import over
 from gen_jax.train import parallel
@@ -29,6 +36,8 @@ from gen_jax.train.state import TrainState
 
 # The side of SSIM's window.
 _WINDOW = 11
+# The least side that the networks of LPIPS can halve so often.
+_LEAST_LPIPS = 32
 
 # From parameters, a camera and a pose [3, 4] to the whole view, compiled.
 Render = Callable[[Params, Camera, Any], views.View]
@@ -108,6 +117,13 @@ def check_data(config: ConfigDict) -> None:
       UserError: where the depths are not in order.
     """
     data = config.data
+    if (data.near or data.far) and (data.name == "analytic" or data.ndc):
+        raise UserError(
+            "config.data.near and config.data.far have no effect with config.data.name=analytic or "
+            "config.data.ndc=True; leave them out."
+        )
+    if data.near and not data.far:
+        raise UserError(f"config.data.near={data.near:g} has no effect without config.data.far; give both.")
     if data.far and not data.near < data.far:
         raise UserError(f"config.data.near={data.near:g} is not before config.data.far={data.far:g}; swap them.")
 
@@ -159,7 +175,7 @@ def looks(train_source: Source, test_source: Source, *, render: Render, config: 
         "assess": judge if config.eval.num_views else None,
         "pictures": functools.partial(paint, train_source=train_source, test_source=test_source, **shown),
         "frame": functools.partial(draw_frame, test_source=test_source, **shown),
-        "fly": functools.partial(shots, source=train_source, render=render),
+        "fly": functools.partial(shots, source=train_source, render=render, ndc=config.data.ndc),
         "headline": ("psnr", "psnr_whole", "ssim", "lpips"),
     }
 
@@ -167,14 +183,22 @@ def looks(train_source: Source, test_source: Source, *, render: Render, config: 
 def notes_of(scene: Scene) -> dict[str, Any]:
     """What is recorded of a scene: its depths, its first camera, and where its cameras stand on the whole."""
     poses = scene.train.poses
-    outlook = spiral_outlook(poses, scene.near, scene.far) if scene.forward_facing else orbit_outlook(poses)
+    outlooks = {"orbit": orbit_outlook(poses)}
+    outlooks["spiral"] = (
+        spiral_outlook(poses, scene.near, scene.far)
+        if scene.forward_facing
+        else one_sided_outlook(poses, outlooks["orbit"])
+    )
     camera = {"focal": scene.train.focal[0].tolist(), "center": scene.train.center[0].tolist(), "distortion": [0.0] * 4}
     return {
         "near": scene.near,
         "far": scene.far,
         "path": "spiral" if scene.forward_facing else "orbit",
         "camera": camera,
-        "outlook": {name: np.asarray(part).tolist() for name, part in outlook._asdict().items()},
+        "outlooks": {
+            path: {name: np.asarray(part).tolist() for name, part in outlook._asdict().items()}
+            for path, outlook in outlooks.items()
+        },
     }
 
 
@@ -183,9 +207,10 @@ def camera_of(source: Source) -> Camera:
     return Camera(**{name: jnp.asarray(value) for name, value in source.notes["camera"].items()})
 
 
-def outlook_of(source: Source) -> Outlook:
-    """Where the cameras of a scene stand."""
-    parts: dict[str, Any] = {name: np.asarray(value, np.float32) for name, value in source.notes["outlook"].items()}
+def outlook_of(source: Source, path: str = "") -> Outlook:
+    """What a path needs to know of where a scene's cameras stand; the scene's own path where none is named."""
+    found = source.notes["outlooks"][path or source.notes["path"]]
+    parts: dict[str, Any] = {name: np.asarray(value, np.float32) for name, value in found.items()}
     return Outlook(**parts)
 
 
@@ -231,6 +256,11 @@ def likeness_of(config: ConfigDict, source: Source) -> dict[str, Likeness]:
     found: dict[str, Likeness] = {"psnr_whole": psnr}
     if min(source.example_shape[:2]) >= _WINDOW:
         found["ssim"] = ssim
+    if config.eval.lpips and min(source.example_shape[:2]) < _LEAST_LPIPS:
+        raise UserError(
+            f"config.eval.lpips needs views of {_LEAST_LPIPS} pixels or more a side, and these are of "
+            f"{source.example_shape[1]}x{source.example_shape[0]}; leave it out."
+        )
     if config.eval.lpips:
         distance = jax.jit(functools.partial(lpips.lpips, lpips.load(config.eval.lpips)))
         found["lpips"] = lambda image, truth: float(distance(image, truth))
@@ -268,20 +298,27 @@ def paint(
 def fly(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[views.View]:
     """What is seen along a path, one view a frame, on the host."""
     camera, params = camera_of(source), jax.device_put(state.eval_params)
-    for pose in path_poses(path, outlook_of(source), frames):
+    for pose in path_poses(path, outlook_of(source, path), frames):
         yield pictures.to_host(render(params, camera, pose))
 
 
-def shots(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[Shot]:
+def shots(
+    state: TrainState, path: str, frames: int, *, source: Source, render: Render, ndc: bool = False
+) -> Iterator[Shot]:
     """What `--mode=render` writes: views along a path, one by one.
 
     Raises:
-      UserError: where there is no such path.
+      UserError: where there is no such path, or the scene is not known along it.
     """
     path = path or source.notes["path"]
     if path not in PATHS:
         near = config_lib.suggestion(path, PATHS)
         raise UserError(f"There is no --path={path}{near}; expected one of {', '.join(PATHS)}.")
+    if ndc and path == "orbit":
+        raise UserError(
+            "--path=orbit leaves what a field in normalised device coordinates knows, which is before its cameras; use "
+            "--path=spiral."
+        )
     return map(functools.partial(_shot, source=source), fly(state, path, frames, source=source, render=render))
 
 

@@ -65,6 +65,8 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.model.color_width = 32
     config.model.position_frequencies = 8
     config.model.direction_frequencies = 4
+    config.model.first_relu = True  # Whether the first layer has a ReLU; some published fields have none.
+    config.model.feature_relu = False  # Whether the feature vector has one; some published fields do.
     config.model.encoding = "code"  # code | paper | code_without_input | paper_with_input
 
     config.rendering = ConfigDict()
@@ -128,6 +130,8 @@ def _paper(config: ConfigDict) -> None:
 
 def _blender(config: ConfigDict) -> None:
     _paper(config)
+    config.eval.stride = 1
+    config.eval.num_views = 200
 
 
 def _llff(config: ConfigDict) -> None:
@@ -135,6 +139,7 @@ def _llff(config: ConfigDict) -> None:
     config.data.factor = 8
     config.data.ndc = True
     config.rendering.density_noise = 1.0
+    config.eval.stride = 1
 
 
 def _tiny(config: ConfigDict) -> None:
@@ -249,7 +254,11 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
 
 
 def build_model(config: ConfigDict, source: Source) -> NeRF:
-    """The radiance field of a config for a scene."""
+    """The radiance field of a config for a scene.
+
+    Raises:
+      UserError: where samples cannot be spaced so in the scene.
+    """
     m, r = config.model, config.rendering
     field = models.RadianceField(
         depth=m.depth,
@@ -259,8 +268,15 @@ def build_model(config: ConfigDict, source: Source) -> NeRF:
         position_frequencies=m.position_frequencies,
         direction_frequencies=m.direction_frequencies,
         convention=m.encoding,
+        first_relu=m.first_relu,
+        feature_relu=m.feature_relu,
     )
     near, far = (0.0, 1.0) if config.data.ndc else (source.notes["near"], source.notes["far"])
+    if r.spacing == "disparity" and not near > 0:
+        raise UserError(
+            "config.rendering.spacing=disparity needs a near depth above 0, which normalised device coordinates do not "
+            "have; use depth."
+        )
     sampling = Sampling(
         near, far, r.num_coarse, r.num_fine, r.spacing, r.density_noise, convention=r.convention, bounded=r.bounded
     )

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from experiments import _scenes
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Array, Batch, Experiment, Key, ModelState, Params, Source, Terms
+from gen_jax.contracts import Array, Batch, Experiment, Key, ModelState, Params, Source, Terms, UserError
 from gen_jax.families.nerf.evaluation import report
 from gen_jax.families.nerf.losses import psnr
 from gen_jax.families.nerf.objectives import target_color
@@ -103,6 +103,11 @@ def validate(config: ConfigDict) -> None:
     config_lib.check(config, config_lib.base_rules() | _scenes.rules() | rules)
     config_lib.check_optimizer(config)
     _scenes.check_data(config)
+    if config.data.ndc or config.data.background == "random":
+        raise UserError(
+            "tiny_nerf knows neither normalised device coordinates nor random backgrounds; leave config.data.ndc and "
+            "config.data.background as they are, or use experiments.nerf."
+        )
 
 
 class Field(nn.Module):
@@ -122,12 +127,12 @@ class Field(nn.Module):
 
 
 def render_ray(
-    field: Any, key: Key | None, origin: Array, direction: Array, near: float, far: float, num: int
+    field: Any, key: Key | None, origin: Array, direction: Array, *, near: float, far: float, num: int, behind: Array
 ) -> Rendered:
-    """What a ray sees, over white: Ĉ(r) = Σ T_i (1 − exp(−σ_i δ_i)) c_i (Eq. 3)."""
+    """What a ray sees: Ĉ(r) = Σ T_i (1 − exp(−σ_i δ_i)) c_i (Eq. 3), and behind it the background."""
     depths = stratified_depths(key, near, far, num)  # Eq. 2
     colors, densities = jax.vmap(lambda t: field(origin + t * direction))(depths)
-    return composite(colors, densities, depths, norm=jnp.linalg.norm(direction), background=jnp.ones(3))
+    return composite(colors, densities, depths, norm=jnp.linalg.norm(direction), background=behind)
 
 
 def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
@@ -149,15 +154,18 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     model = Field(tuple(config.model.hidden), config.model.frequencies)
     options = step_options(config, train_source.num_examples)
 
+    behind = jnp.zeros(3) if config.data.background == "black" else jnp.ones(3)
+    sampling = {"near": notes["near"], "far": notes["far"], "num": config.model.samples, "behind": behind}
+
     def see(params: Params, key: Key | None, camera: Camera, pose: Array, pixel: Array) -> Rendered:
         field = functools.partial(apply_in_param_dtype, model, params)
-        return render_ray(field, key, *ray(camera, pose, pixel), notes["near"], notes["far"], config.model.samples)
+        return render_ray(field, key, *ray(camera, pose, pixel), **sampling)
 
     def objective(
         params: Params, model_state: ModelState, key: Key, batch: Batch
     ) -> tuple[Array, tuple[ModelState, Terms]]:
         def loss(key: Key, camera: Camera, pose: Array, pixel: Array, color: Array) -> Array:
-            return jnp.mean((see(params, key, camera, pose, pixel).color - target_color(color, jnp.ones(3))) ** 2)
+            return jnp.mean((see(params, key, camera, pose, pixel).color - target_color(color, behind)) ** 2)
 
         keys = rng.per_example(rng.stream(key, "ray"), batch["index"])
         cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
@@ -174,7 +182,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     def values(params: Params, key: Key, batch: Batch) -> Terms:
         def view(row: tuple[Camera, Array, Array, Array]) -> Array:
             camera, pose, pixels, colors = row
-            truth = jax.vmap(lambda color: target_color(color, jnp.ones(3)))(colors)
+            truth = jax.vmap(lambda color: target_color(color, behind))(colors)
             return jnp.mean((look(params, camera, pose, pixels).color - truth) ** 2)
 
         cameras = Camera(batch["focal"], batch["center"], batch["distortion"])

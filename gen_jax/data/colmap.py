@@ -54,7 +54,8 @@ class Model:
       focal: [N, 2].
       center: [N, 2].
       distortion: [N, 4].
-      bounds: near and far around what the cameras see of the points; None where there are no points.
+      size: [N, 2] width and height of the photographs in pixels.
+      bounds: near and far around the points that each camera sees; None where there are none.
       path: of the file of the images.
     """
 
@@ -63,6 +64,7 @@ class Model:
     focal: np.ndarray
     center: np.ndarray
     distortion: np.ndarray
+    size: np.ndarray
     bounds: tuple[float, float] | None
     path: pathlib.Path
 
@@ -107,7 +109,7 @@ def read_model(folder: pathlib.Path) -> Model:
         raise UserError(f"{path} gives {missing[0]} a camera that cameras{ending} does not have; export both again.")
     turns = np.array([_rotation(quaternion) for _, quaternion, _, _ in images]).reshape(-1, 3, 3)
     shifts = np.array([shift for _, _, shift, _ in images]).reshape(-1, 3)
-    numbers = np.array([cameras[camera] for _, _, _, camera in images]).reshape(-1, 8)
+    numbers = np.array([cameras[camera] for _, _, _, camera in images]).reshape(-1, 10)
     points = place / f"points3D{ending}"
     found = np.array(_whole(points, read_points)).reshape(-1, 3) if points.is_file() else np.zeros((0, 3))
     places = -np.einsum("nji,nj->ni", turns, shifts)
@@ -117,16 +119,27 @@ def read_model(folder: pathlib.Path) -> Model:
         poses,
         numbers[:, :2],
         numbers[:, 2:4],
-        numbers[:, 4:],
-        _bounds(turns, shifts, found),
+        numbers[:, 4:8],
+        numbers[:, 8:],
+        _bounds(turns, shifts, numbers, found),
         path,
     )
 
 
-def _bounds(turns: np.ndarray, shifts: np.ndarray, points: np.ndarray) -> tuple[float, float] | None:
-    """A little around the 0.1st and 99.9th percentile of the depths of points before the cameras."""
-    depths = (points @ turns[:, 2].T + shifts[:, 2]).ravel()
-    depths = depths[depths > 0]
+def _bounds(
+    turns: np.ndarray, shifts: np.ndarray, cameras: np.ndarray, points: np.ndarray
+) -> tuple[float, float] | None:
+    """A little around the 0.1st and 99.9th percentile of the depths of the points that lie inside each photograph.
+
+    Lenses are taken to be straight: of what decides which points count, that is accurate enough.
+    """
+    seen = []
+    for turn, shift, (fx, fy, cx, cy, *_, width, height) in zip(turns, shifts, cameras, strict=True):
+        x, y, z = turn @ points.T + shift[:, None]
+        safe = np.where(z > 0, z, 1.0)
+        column, row = fx * x / safe + cx, fy * y / safe + cy
+        seen.append(z[(z > 0) & (column > 0) & (column < width) & (row > 0) & (row < height)])
+    depths = np.concatenate([*seen, np.zeros(0)])
     if not len(depths):
         return None
     near, far = np.percentile(depths, [0.1, 99.9])
@@ -155,14 +168,17 @@ def _whole(path: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> Any:
         raise UserError(f"{path} is broken ({error}); export it from COLMAP again.") from error
 
 
-def _camera(name: str, parameters: list[float], path: pathlib.Path) -> tuple[float, ...]:
+def _camera(name: str, size: tuple[float, float], parameters: list[float], path: pathlib.Path) -> tuple[float, ...]:
+    """The eight numbers of a camera, then width and height."""
     if name not in _READ:
         raise UserError(
             f"{path} has a camera of the model {name}; expected one of {', '.join(MODELS)}: undistort the images first."
         )
     if len(parameters) != _COUNTS[name]:
         raise ValueError(f"a {name} camera with {len(parameters)} parameters instead of {_COUNTS[name]}")
-    return _READ[name](*parameters)
+    if not min(size) > 0:
+        raise ValueError(f"a camera of {size[0]:g}x{size[1]:g} pixels")
+    return (*_READ[name](*parameters), *size)
 
 
 def _lines(path: pathlib.Path) -> list[str]:
@@ -171,7 +187,10 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 def _text_cameras(path: pathlib.Path) -> dict[int, tuple[float, ...]]:
     parts = [line.split() for line in _lines(path) if line.strip()]
-    return {int(part[0]): _camera(part[1], [float(value) for value in part[4:]], path) for part in parts}
+    return {
+        int(part[0]): _camera(part[1], (float(part[2]), float(part[3])), [float(value) for value in part[4:]], path)
+        for part in parts
+    }
 
 
 def _text_images(path: pathlib.Path) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
@@ -223,11 +242,11 @@ class _Bytes:
 def _binary_cameras(path: pathlib.Path) -> dict[int, tuple[float, ...]]:
     data, cameras = _Bytes(path), {}
     for _ in data.records():
-        identity, model, _width, _height = data.take("iiQQ")
+        identity, model, width, height = data.take("iiQQ")
         if model not in _ALL_MODELS:
             raise UserError(f"{path} has a camera of the model {model}; expected one of {', '.join(MODELS)}.")
         name, count = _ALL_MODELS[model]
-        cameras[identity] = _camera(name, list(data.take(f"{count}d")), path)
+        cameras[identity] = _camera(name, (width, height), list(data.take(f"{count}d")), path)
     return cameras
 
 

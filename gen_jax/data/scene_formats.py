@@ -125,6 +125,8 @@ def read_transforms(
     if lists["train"]:
         parts = {split: views.take(_rows(views, names or [], path)) for split, names in lists.items()}
         train, test = parts["train"], parts["test"] if len(parts["test"]) else parts["val"]
+        if not len(test):
+            train, test = hold_out(train, hold_out_every)
         val = parts["val"] if len(parts["val"]) else test
     else:
         train, test = hold_out(views, hold_out_every)
@@ -162,8 +164,11 @@ def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bo
         table = np.load(path, allow_pickle=False)
     except (*BROKEN_NPZ, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
-    if table.ndim != 2 or table.shape[1] != 17 or not np.all(np.isfinite(table)):
+    numbers = np.issubdtype(table.dtype, np.number) and np.isrealobj(table)
+    if table.ndim != 2 or table.shape[1] != 17 or not len(table) or not numbers or not np.all(np.isfinite(table)):
         raise UserError(f"{path} has the shape {table.shape}; expected rows of 17 finite numbers.")
+    if not np.all(table[:, 14:] > 0):
+        raise UserError(f"{path} has a focal length or a depth that is not positive; expected both to be.")
     ready = folder / f"images_{factor}"
     images_folder, left = (ready, 1) if factor > 1 and ready.is_dir() else (folder / "images", factor)
     if not images_folder.is_dir():
@@ -173,7 +178,8 @@ def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bo
         raise UserError(
             f"{images_folder} has {len(files)} images and {path.name} {len(table)} poses; expected one each."
         )
-    images = [shrink(_read_rgba(file), left) for file in files]
+    read = [_read_rgba(file) for file in files]
+    first_shape, images = read[0].shape, [shrink(image, left) for image in read]
 
     matrices = table[:, :15].reshape(-1, 3, 5)
     height, width, focal = matrices[0, :, 4]
@@ -183,8 +189,10 @@ def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bo
     scale = 1.0 / (0.75 * depths.min())
     poses[:, :, 3] *= scale
     poses = _recentered(poses)
-    sizes = np.array(images[0].shape[1::-1])
-    ratio = sizes / np.array([width, height])
+    # What shrinking leaves out at the right and below moves nothing: the ratio is that of the files, times 1 / factor.
+    file_height, file_width = first_shape[:2]
+    ratio = np.array([file_width / width, file_height / height]) / left
+    sizes = np.array([file_width, file_height]) / left
     count = len(files)
     views = make_views(
         images,
@@ -218,14 +226,19 @@ def read_colmap(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, 
       UserError: where a file is missing or broken, or a camera has an unknown model.
     """
     model = colmap.read_model(folder)
-    images = [shrink(_read_rgba(_image_file(folder / "images", name, model.path)), factor) for name in model.names]
+    ready = folder / f"images_{factor}"
+    place, left = (ready, 1) if factor > 1 and ready.is_dir() else (folder / "images", factor)
+    files = [_image_file(place, name, model.path) for name in model.names]
+    read = [_read_rgba(file) for file in files]
+    # Of each file to the photographs that COLMAP saw.
+    ratio = np.array([image.shape[1::-1] for image in read]).reshape(-1, 2) / model.size / left
     views = make_views(
-        images,
+        [shrink(image, left) for image in read],
         model.poses,
-        model.focal / factor,
-        model.center / factor,
+        model.focal * ratio,
+        model.center * ratio,
         model.distortion,
-        [str(folder / "images" / name) for name in model.names],
+        [str(file) for file in files],
         str(model.path),
     )
     train, test = hold_out(views, hold_out_every)
@@ -262,16 +275,16 @@ def read_npz(path: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bound
         for key in (f"images{ending}", f"poses{ending}", "focal"):
             if key not in arrays:
                 raise UserError(f"{path} has no array '{key}'; expected images, poses and focal.")
-        images = arrays[f"images{ending}"]
-        if images.dtype != np.uint8:
-            images = np.rint(255.0 * images).astype(np.uint8)
-        images = [shrink(image, factor) for image in images]
-        count, size = len(images), np.array(images[0].shape[1::-1])
+        stored = _as_bytes(arrays[f"images{ending}"], f"{path}: images{ending}")
+        images, count = [shrink(image, factor) for image in stored], len(stored)
+        focal, poses = arrays["focal"], arrays[f"poses{ending}"]
+        if focal.size != 1 or not all(np.issubdtype(array.dtype, np.number) for array in (focal, poses)):
+            raise UserError(f"{path} has a focal or poses that are no numbers; expected one number, and [N, 4, 4].")
         found[split] = make_views(
             images,
-            arrays[f"poses{ending}"],
-            np.full((count, 2), float(arrays["focal"]) / factor),
-            np.tile(0.5 * size, (count, 1)),
+            poses,
+            np.full((count, 2), float(focal.reshape(())) / factor),
+            np.tile(0.5 / factor * np.array(stored.shape[2:0:-1]), (count, 1)),
             np.zeros((count, 4)),
             [f"{path.name}:{split or 'image'}{row}" for row in range(count)],
             str(path),
@@ -285,6 +298,26 @@ def read_npz(path: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bound
         val = found.get("val", test)
     near, far = (given if given is not None else usual for given, usual in zip(bounds, _BLENDER_BOUNDS, strict=True))
     return make_scene(train, val, test, near=near, far=far, origin=str(path))
+
+
+def _as_bytes(images: np.ndarray, where: str) -> np.ndarray:
+    """Images [N, H, W, C] as bytes: bytes themselves, or numbers in [0, 1]."""
+    if images.ndim != 4 or not len(images):
+        raise UserError(f"{where} has the shape {images.shape}; expected [N, H, W, 3 or 4].")
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating) or not np.all((images >= 0) & (images <= 1)):
+        raise UserError(
+            f"{where} are {images.dtype} outside of [0, 1]; expected bytes, or floating-point numbers in it."
+        )
+    return np.rint(255.0 * images).astype(np.uint8)
+
+
+def _number(value: Any, name: str, path: pathlib.Path) -> float:
+    """A finite number of a JSON file."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{path} has {name}={value!r}; expected a finite number.")
+    return float(value)
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -305,8 +338,11 @@ def _views_of(path: pathlib.Path, factor: int) -> Views:
     for frame in data["frames"]:
         if not isinstance(frame, dict) or "file_path" not in frame or "transform_matrix" not in frame:
             raise UserError(f"A frame of {path} has no file_path or no transform_matrix; expected both.")
-        file = _image_file(path.parent, frame["file_path"], path)
-        pose = np.asarray(frame["transform_matrix"], np.float64)
+        file = _image_file(path.parent, str(frame["file_path"]), path)
+        try:
+            pose = np.asarray(frame["transform_matrix"], np.float64)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"The pose of {file} in {path} is no matrix of numbers; expected (4, 4).") from error
         if pose.shape not in ((3, 4), (4, 4)):
             raise UserError(f"The pose of {file} in {path} has the shape {pose.shape}; expected (4, 4).")
         image = _read_rgba(file)
@@ -333,19 +369,33 @@ def _intrinsics(data: dict[str, Any], image: np.ndarray, path: pathlib.Path) -> 
     model = data.get("camera_model", "OPENCV")
     if model not in colmap.MODELS:
         raise UserError(f"{path} has the camera_model {model!r}; expected one of {', '.join(colmap.MODELS)}.")
+    if data.get("is_fisheye") or any(data.get(key) for key in ("k3", "k4")):
+        raise UserError(
+            f"{path} is of a fisheye lens, or has k3 or k4; expected k1, k2, p1, p2: undistort the images first."
+        )
+
+    def number(key: str, default: float | None = None) -> float:
+        value = data.get(key)
+        return default if value is None and default is not None else _number(value, key, path)
+
     height, width = image.shape[:2]
-    given_width, given_height = float(data.get("w") or width), float(data.get("h") or height)
+    given_width, given_height = number("w", width), number("h", height)
+    if not (given_width > 0 and given_height > 0):
+        raise UserError(f"{path} has w={given_width:g} and h={given_height:g}; expected the size of the images.")
     ratio_x, ratio_y = width / given_width, height / given_height
     if "fl_x" in data:
-        focal = [float(data["fl_x"]) * ratio_x, float(data.get("fl_y", data["fl_x"])) * ratio_y]
+        focal = [number("fl_x") * ratio_x, number("fl_y", number("fl_x")) * ratio_y]
     elif "camera_angle_x" in data:
-        focal_x = 0.5 * width / math.tan(0.5 * float(data["camera_angle_x"]))
-        angle_y = float(data["camera_angle_y"]) if "camera_angle_y" in data else 0.0
+        angle, angle_y = number("camera_angle_x"), number("camera_angle_y", 0.0)
+        if not 0 < angle < math.pi:
+            raise UserError(f"{path} has camera_angle_x={angle:g}; expected radians between 0 and π.")
+        focal_x = 0.5 * width / math.tan(0.5 * angle)
         focal = [focal_x, 0.5 * height / math.tan(0.5 * angle_y) if angle_y else focal_x]
     else:
         raise UserError(f"{path} has neither fl_x nor camera_angle_x; expected a focal length or an angle of view.")
-    center = [float(data.get("cx", 0.5 * given_width)) * ratio_x, float(data.get("cy", 0.5 * given_height)) * ratio_y]
-    return focal, center, [float(data.get(key, 0.0)) for key in ("k1", "k2", "p1", "p2")]
+    center = [number("cx", 0.5 * given_width) * ratio_x, number("cy", 0.5 * given_height) * ratio_y]
+    bends = () if model in ("PINHOLE", "SIMPLE_PINHOLE") else ("k1", "k2", "p1", "p2")
+    return focal, center, [number(key, 0.0) for key in bends] or [0.0] * 4
 
 
 def _image_file(folder: pathlib.Path, name: str, where: pathlib.Path) -> pathlib.Path:

@@ -101,6 +101,15 @@ def make_views(
     """
     if not images:
         raise UserError(f"{where} names no images; expected one or more.")
+    if images[0].ndim != 3 or images[0].shape[-1] not in (3, 4) or 0 in images[0].shape:
+        raise UserError(f"{names[0]} has the shape {images[0].shape}; expected [H, W, 3 or 4], no side of them 0.")
+    for name, array in (("poses", poses), ("focal", focal), ("center", center), ("distortion", distortion)):
+        if len(array) != len(images):
+            raise UserError(f"{where} has {len(images)} images and {len(array)} of {name}; expected one each.")
+        if not np.all(np.isfinite(np.asarray(array, np.float64))):
+            raise UserError(f"{where} has a number that is not finite among the {name}; export it again.")
+    if np.asarray(poses).shape[1:] not in ((3, 4), (4, 4)):
+        raise UserError(f"{where} has poses of the shape {np.asarray(poses).shape[1:]}; expected (3, 4) or (4, 4).")
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
             raise UserError(
@@ -109,7 +118,7 @@ def make_views(
             )
     for pose, name in zip(poses, names, strict=True):
         turn = np.asarray(pose, np.float64)[:3, :3]
-        if not np.all(np.isfinite(pose)) or np.abs(turn.T @ turn - np.eye(3)).max() > _RIGID or np.linalg.det(turn) < 0:
+        if np.abs(turn.T @ turn - np.eye(3)).max() > _RIGID or np.linalg.det(turn) < 0:
             raise UserError(
                 f"The pose of {name} in {where} is not rigid; expected a rotation (orthogonal columns of length 1, no "
                 "mirror) and a place."
@@ -144,11 +153,21 @@ def make_scene(
       The scene.
 
     Raises:
-      UserError: where there are fewer than two views to learn from, all of them are wholly transparent, or near is not
-        before far.
+      UserError: where there are fewer than two views to learn from, all of them are wholly transparent, there is none to
+        judge by, splits have images of different sizes, or near is not before far.
     """
     if len(train) < 2:
         raise UserError(f"{origin} has {len(train)} training view(s); a scene needs two or more.")
+    if not len(test):
+        raise UserError(
+            f"{origin} has no test views; name some, or give config.data.hold_out_every where it splits none."
+        )
+    for other in (val, test):
+        if len(other) and other.images.shape[1:] != train.images.shape[1:]:
+            raise UserError(
+                f"{other.names[0]} is {_size(other.images[0])}, and {train.names[0]} is {_size(train.images[0])}; all images "
+                f"of {origin} must be of one size."
+            )
     if train.images.shape[-1] == 4 and not train.images[..., 3].any():
         raise UserError(f"Every training image of {origin} is wholly transparent; expected something to see.")
     if not 0 <= near < far:
@@ -187,9 +206,14 @@ def shrink(image: np.ndarray, factor: int) -> np.ndarray:
 
     Returns:
       [H // factor, W // factor, C] uint8.
+
+    Raises:
+      UserError: where nothing would be left.
     """
     if factor == 1:
         return image
+    if min(image.shape[:2]) < factor:
+        raise UserError(f"An image of {_size(image)} cannot be made {factor} times smaller; give a smaller factor.")
     height, width = (size // factor for size in image.shape[:2])
 
     def mean(values: np.ndarray) -> np.ndarray:

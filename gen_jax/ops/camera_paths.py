@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import Array
+from gen_jax.ops.cameras import exact_product
 
 PATHS = ("orbit", "spiral")
 
@@ -69,7 +70,7 @@ def orbit_pose(time: Array, outlook: Outlook) -> Array:
     flat = jnp.cos(elevation)
     offset = jnp.stack([flat * jnp.cos(azimuth), flat * jnp.sin(azimuth), jnp.sin(elevation)])
     axes, focus = jnp.asarray(outlook.axes), jnp.asarray(outlook.focus)
-    return look_at(focus + outlook.radius * axes @ offset, focus, axes[:, 2])
+    return look_at(focus + outlook.radius * exact_product(axes, offset), focus, axes[:, 2])
 
 
 def spiral_pose(time: Array, outlook: Outlook, *, turns: int = 2, rate: float = 0.5) -> Array:
@@ -91,7 +92,7 @@ def spiral_pose(time: Array, outlook: Outlook, *, turns: int = 2, rate: float = 
     theta = 2 * jnp.pi * turns * time
     offset = jnp.stack([jnp.cos(theta), -jnp.sin(theta), -jnp.sin(rate * theta)]) * outlook.radii
     axes, middle = jnp.asarray(outlook.axes), jnp.asarray(outlook.middle)
-    return look_at(middle + axes @ offset, jnp.asarray(outlook.focus), axes[:, 1])
+    return look_at(middle + exact_product(axes, offset), jnp.asarray(outlook.focus), axes[:, 1])
 
 
 def pose_at(name: str, outlook: Outlook) -> Callable[[Array], Array]:
@@ -175,6 +176,21 @@ def spiral_outlook(poses: np.ndarray, near: float, far: float) -> Outlook:
     depth = 1.0 / (0.25 / near + 0.75 / (5.0 * far))
     radii = np.percentile(np.abs((poses[:, :, 3] - middle) @ axes), 90, axis=0)
     return Outlook(axes, middle, middle - depth * back, depth, 0.0, radii)
+
+
+def one_sided_outlook(poses: np.ndarray, orbit: Outlook) -> Outlook:
+    """What a spiral needs to know of cameras that stand around something: it goes around the first of them.
+
+    Args:
+      poses: [N, 3, 4], camera to world, OpenGL's axes.
+      orbit: of `orbit_outlook`.
+
+    Returns:
+      The outlook; the radii are a fifth, a fifth and a tenth of the orbit's.
+    """
+    first = np.asarray(poses[0], np.float64)
+    radii = orbit.radius * np.array([0.2, 0.2, 0.1])
+    return orbit._replace(axes=first[:, :3], middle=first[:, 3], radii=radii)
 
 
 def focus_of(poses: np.ndarray) -> np.ndarray:

@@ -39,6 +39,19 @@ class Camera(NamedTuple):
     distortion: Array
 
 
+def exact_product(a: Array, b: Array) -> Array:
+    """A product of matrices in all digits of its type: accelerators else multiply in fewer, pixels off in geometry.
+
+    Args:
+      a: [..., N].
+      b: [N, ...].
+
+    Returns:
+      a @ b.
+    """
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def pinhole(focal: float, height: int, width: int) -> Camera:
     """A camera without distortion whose axis meets the middle of the image.
 
@@ -165,7 +178,7 @@ def ray(camera: Camera, pose: Array, pixel: Array, *, axes: str = "opengl") -> t
     """
     plane = undistort((pixel - camera.center) / camera.focal, camera.distortion)
     direction = jnp.concatenate([plane, jnp.ones_like(plane[:1])]) * _signs(axes)
-    return pose[:3, 3], pose[:3, :3] @ direction
+    return pose[:3, 3], exact_product(pose[:3, :3], direction)
 
 
 def project(camera: Camera, pose: Array, point: Array, *, axes: str = "opengl") -> tuple[Array, Array]:
@@ -183,7 +196,7 @@ def project(camera: Camera, pose: Array, point: Array, *, axes: str = "opengl") 
     Raises:
       ValueError: where the convention is not known.
     """
-    x, y, z = (pose[:3, :3].T @ (point - pose[:3, 3])) * _signs(axes)
+    x, y, z = exact_product(pose[:3, :3].T, point - pose[:3, 3]) * _signs(axes)
     plane = distort(jnp.array([x, y]) / z, camera.distortion)
     return plane * camera.focal + camera.center, z
 

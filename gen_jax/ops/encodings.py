@@ -7,6 +7,7 @@ import math
 import jax.numpy as jnp
 
 from gen_jax.contracts import Array
+from gen_jax.ops.cameras import exact_product
 
 # Whether frequencies are multiplied by π, and whether the coordinates themselves come first.
 _CONVENTIONS = {
@@ -80,5 +81,5 @@ def fourier_features(x: Array, frequencies: Array) -> Array:
     Returns:
       [2 F].
     """
-    angles = 2.0 * math.pi * (frequencies @ x)
+    angles = 2.0 * math.pi * exact_product(frequencies, x)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])

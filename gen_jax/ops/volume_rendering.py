@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import Array, Key
+from gen_jax.ops.cameras import exact_product
 
 # What stands for the infinite length of the last interval; σ = 0 there must give σ δ = 0, which ∞ does not.
 FAR_AWAY = 1e10
@@ -203,13 +204,13 @@ def composite(
       What is seen.
     """
     weights = render_weights(density, intervals(depths, far=far) * norm)
-    seen = weights @ color
+    seen = exact_product(weights, color)
     opacity = jnp.sum(weights)
     if background is not None:
         seen = seen + (1.0 - opacity) * background
     empty = opacity <= 0
     # What stands in for an opacity of 0 keeps the gradient finite as well.
-    expected = jnp.clip(weights @ depths / jnp.where(empty, 1.0, opacity), depths[0], depths[-1])
+    expected = jnp.clip(exact_product(weights, depths) / jnp.where(empty, 1.0, opacity), depths[0], depths[-1])
     depth = jnp.where(empty, depths[-1], expected)
     passed = jnp.cumsum(weights) >= 0.5 * opacity
     median = jnp.where(empty, depths[-1], depths[jnp.argmax(passed)])

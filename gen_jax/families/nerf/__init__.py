@@ -18,6 +18,7 @@ Symbols:
 Differences from the paper:
   * A pixel's ray goes through its centre; the paper's code has it through the upper left corner.
   * `Sampling.convention="code"` gives the code's samples at both ends, "paper" those of Eq. 2.
+  * Weights begin as Flax has them (LeCun), the code's by Glorot's uniform distribution.
   * Transmittance is exp of a sum, not a product of (1 − α + 1e-10) as in the code.
 """
 

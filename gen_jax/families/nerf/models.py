@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.contracts import Array
+from gen_jax.contracts import Array, Params
+from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops.encodings import positional_encoding
 
 
@@ -41,7 +42,6 @@ class RadianceField(nn.Module):
     first_relu: bool = True
     feature_relu: bool = False
 
-    @nn.compact
     def __call__(self, position: Array, direction: Array) -> tuple[Array, Array]:
         """The field at places seen from directions.
 
@@ -52,8 +52,13 @@ class RadianceField(nn.Module):
         Returns:
           The colour [..., 3] and the density [...], as they come out of the last layers: before the sigmoid and ReLU.
         """
-        place = self.encode(position, self.position_frequencies)
-        view = self.encode(direction, self.direction_frequencies)
+        return self.ask(
+            self.encode(position, self.position_frequencies), self.encode(direction, self.direction_frequencies)
+        )
+
+    @nn.compact
+    def ask(self, place: Array, view: Array) -> tuple[Array, Array]:
+        """The same of encoded places and directions."""
         h = place
         for i in range(self.depth):
             h = nn.Dense(self.width, name=f"place{i}")(h)
@@ -74,3 +79,23 @@ class RadianceField(nn.Module):
 
         flat = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+
+def ask_field(field: RadianceField, params: Params, position: Array, direction: Array) -> tuple[Array, Array]:
+    """A field as its parameters make it: places are encoded in float32, what follows is in the parameters' precision.
+
+    In bfloat16 the finest waves of the encoding would be noise, as a place has three digits there.
+
+    Args:
+      field: the network.
+      params: of it.
+      position: [..., 3].
+      direction: [..., 3] of length 1, broadcast against the places.
+
+    Returns:
+      The colour [..., 3] and the density [...] in float32, before the sigmoid and ReLU.
+    """
+    dtype = next(leaf.dtype for leaf in jax.tree.leaves(params) if leaf.ndim)
+    place = field.encode(position, field.position_frequencies)
+    view = jnp.asarray(field.encode(direction, field.direction_frequencies), dtype)
+    return apply_in_param_dtype(field, params, place, view, method="ask")

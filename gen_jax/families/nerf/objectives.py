@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -10,9 +11,8 @@ import jax.numpy as jnp
 from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
 from gen_jax.families.nerf.losses import photometric
-from gen_jax.families.nerf.models import RadianceField
+from gen_jax.families.nerf.models import RadianceField, ask_field
 from gen_jax.families.nerf.rendering import Field, Sampling, render_ray
-from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops.cameras import Camera, ndc_ray, ray
 from gen_jax.ops.volume_rendering import Rendered
 
@@ -87,7 +87,7 @@ def see(
     def field(level: str) -> Field | None:
         if level not in params:
             return None
-        return lambda position, view: apply_in_param_dtype(nerf.field, params[level], position, view)
+        return functools.partial(ask_field, nerf.field, params[level])
 
     origin, direction = ray(camera, pose, pixel)
     view = direction

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import Array, Mesh, Params
+from gen_jax.families.nerf.models import ask_field
 from gen_jax.families.nerf.objectives import NeRF
-from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops.surfaces import grid_points, marching_cubes
 
 # Points that the field is asked at once.
@@ -35,19 +35,24 @@ def extract_mesh(
     """
     one = params.get("fine", params["coarse"])
 
-    @jax.jit
-    def ask(points: Array, directions: Array) -> tuple[Array, Array]:
-        def field(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-            color, sigma = apply_in_param_dtype(nerf.field, one, *pair)
-            return jax.nn.sigmoid(color), jax.nn.relu(sigma)
+    def field(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        color, sigma = ask_field(nerf.field, one, *pair)
+        return jax.nn.sigmoid(color), jax.nn.relu(sigma)
 
-        return jax.lax.map(field, (points, directions), batch_size=_CHUNK)
+    @jax.jit
+    def densities(points: Array) -> Array:
+        up = jnp.array([0.0, 0.0, 1.0])  # What a place weighs does not depend on from where it is seen.
+        return jax.lax.map(lambda point: field((point, up))[1], points, batch_size=_CHUNK)
+
+    @jax.jit
+    def colors(points: Array, directions: Array) -> Array:
+        return jax.lax.map(lambda pair: field(pair)[0], (points, directions), batch_size=_CHUNK)
 
     points = grid_points(low, high, resolution)
-    flat = jnp.asarray(points.reshape(-1, 3), jnp.float32)
-    up = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), flat.shape)
-    mesh = marching_cubes(np.asarray(ask(flat, up)[1]).reshape(points.shape[:3]), points, density)
+    # Slice by slice: all that is held of the grid is its densities and places.
+    found = [np.asarray(densities(jnp.asarray(part.reshape(-1, 3), jnp.float32))) for part in points]
+    mesh = marching_cubes(np.stack(found).reshape(points.shape[:3]), points, density)
     if not len(mesh.vertices):
         return mesh
-    colors, _ = ask(jnp.asarray(mesh.vertices), -jnp.asarray(mesh.normals))
-    return dataclasses.replace(mesh, colors=np.asarray(colors))
+    seen = colors(jnp.asarray(mesh.vertices), -jnp.asarray(mesh.normals))
+    return dataclasses.replace(mesh, colors=np.asarray(seen))

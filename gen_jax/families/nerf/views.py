@@ -12,8 +12,8 @@ from gen_jax.contracts import Array, Params
 from gen_jax.families.nerf.objectives import NeRF, background_color, see
 from gen_jax.ops.cameras import Camera, ndc_depth, pixel_centers, ray
 
-# Bytes of activations that are at hand at once where no device says how many it has.
-_BUDGET = 2**28
+# Bytes of activations that are at hand at once on a CPU, and the share of an accelerator's memory for them.
+_BUDGET, _SHARE = 2**28, 1 / 8
 # So many arrays of a layer's width are alive at once, of all samples of a ray.
 _ALIVE = 4
 
@@ -35,17 +35,22 @@ class View(NamedTuple):
 
 
 def rays_at_once(nerf: NeRF) -> int:
-    """How many rays are rendered at once: as many as a few hundred megabytes of activations allow, a power of two.
+    """How many rays are rendered at once: as many as the memory for their activations allows, a power of two.
+
+    On a CPU that is a few hundred megabytes, and on an accelerator an eighth of what it has.
 
     Args:
       nerf: the model.
 
     Returns:
-      From 16 to 16384. With the defaults of the paper 256.
+      From 16 to 65536. With the defaults of the paper on a CPU 256.
     """
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    budget = max(_BUDGET, _SHARE * (stats or {}).get("bytes_limit", 0))
     samples = nerf.sampling.num_coarse + nerf.sampling.num_fine
     of_one = 4 * _ALIVE * samples * (nerf.field.width + 1)
-    return int(2 ** np.clip(np.floor(np.log2(_BUDGET / of_one)), 4, 14))
+    return int(2 ** np.clip(np.floor(np.log2(budget / of_one)), 4, 16))
 
 
 def render_pixels(nerf: NeRF, params: Params, camera: Camera, pose: Array, pixels: Array) -> View:
