@@ -153,8 +153,8 @@ def make_scene(
       The scene.
 
     Raises:
-      UserError: where there are fewer than two views to learn from, all of them are wholly transparent, there is none to
-        judge by, splits have images of different sizes, or near is not before far.
+      UserError: where there are fewer than two views to learn from or all of them are wholly transparent, where there is
+        none to judge by, splits have images of different sizes, or near is not before far.
     """
     if len(train) < 2:
         raise UserError(f"{origin} has {len(train)} training view(s); a scene needs two or more.")
@@ -165,8 +165,8 @@ def make_scene(
     for other in (val, test):
         if len(other) and other.images.shape[1:] != train.images.shape[1:]:
             raise UserError(
-                f"{other.names[0]} is {_size(other.images[0])}, and {train.names[0]} is {_size(train.images[0])}; all images "
-                f"of {origin} must be of one size."
+                f"{other.names[0]} is {_size(other.images[0])}, and {train.names[0]} is {_size(train.images[0])}; all "
+                f"images of {origin} must be of one size."
             )
     if train.images.shape[-1] == 4 and not train.images[..., 3].any():
         raise UserError(f"Every training image of {origin} is wholly transparent; expected something to see.")
