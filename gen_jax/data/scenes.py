@@ -153,8 +153,8 @@ def make_scene(
       The scene.
 
     Raises:
-      UserError: where there are fewer than two views to learn from or all of them are wholly transparent, where there is
-        none to judge by, splits have images of different sizes, or near is not before far.
+      UserError: where there are fewer than two views to learn from or all of them are wholly transparent, where none is
+        there to judge by, splits have images of different sizes, or near is not before far.
     """
     if len(train) < 2:
         raise UserError(f"{origin} has {len(train)} training view(s); a scene needs two or more.")

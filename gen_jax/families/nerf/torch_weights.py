@@ -1,8 +1,9 @@
 """Weights of a radiance field as PyTorch ports of NeRF name them, and as ours does.
 
 Names: `pts_linears.0` …, `views_linears.0`, `feature_linear`, `alpha_linear`, `rgb_linear`, each with a `weight` [out,
-in] and a `bias`. The ports are of "NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis", Mildenhall
-et al., 2020 (arXiv:2003.08934).
+in] and a `bias`; or `layer1`, `layers_xyz.0` …, `layers_dir.0`, `fc_feat`, `fc_alpha`, `fc_rgb`, of a field whose first
+layer has no ReLU and whose feature vector has one. The ports are of "NeRF: Representing Scenes as Neural Radiance Fields
+for View Synthesis", Mildenhall et al., 2020 (arXiv:2003.08934).
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from gen_jax.families.nerf.models import RadianceField
 _NAMES = {"density": "alpha_linear", "feature": "feature_linear", "view": "views_linears.0", "color": "rgb_linear"}
 
 
+# The other names, as those of the table above.
+_OTHER = {"fc_alpha": "alpha_linear", "fc_feat": "feature_linear", "fc_rgb": "rgb_linear", "layer1": "pts_linears.0"}
+_OTHER |= {"layers_dir.0": "views_linears.0"}
+
+
 def field_of(state: Mapping[str, np.ndarray]) -> RadianceField:
     """The field that a state dict is of; depth, widths, the skip and the encodings' frequencies are read off it.
 
@@ -30,7 +36,8 @@ def field_of(state: Mapping[str, np.ndarray]) -> RadianceField:
     Raises:
       UserError: where a name is missing, or an input has a size that no encoding with the input itself has.
     """
-    state = _without_prefix(state)
+    is_other = "layer1.weight" in _without_prefix(state)
+    state = _common(state)
     depth = sum(re.fullmatch(r"pts_linears\.\d+\.weight", name) is not None for name in state)
     for name in ("pts_linears.0", *(f"pts_linears.{i}" for i in range(depth)), *_NAMES.values()):
         for kind in ("weight", "bias"):
@@ -53,6 +60,8 @@ def field_of(state: Mapping[str, np.ndarray]) -> RadianceField:
         color_width=color_width,
         position_frequencies=_frequencies(place),
         direction_frequencies=_frequencies(seen - width),
+        first_relu=not is_other,
+        feature_relu=is_other,
     )
 
 
@@ -68,7 +77,7 @@ def field_params(state: Mapping[str, np.ndarray]) -> Params:
     Raises:
       UserError: as `field_of`.
     """
-    field, state = field_of(state), _without_prefix(state)
+    field, state = field_of(state), _common(state)
     names = {f"place{i}": f"pts_linears.{i}" for i in range(field.depth)} | _NAMES
     return {
         ours: {"kernel": np.asarray(state[f"{name}.weight"]).T, "bias": np.asarray(state[f"{name}.bias"])}
@@ -84,6 +93,19 @@ def _frequencies(size: int) -> int:
             "has 3 (2 L + 1); other encodings cannot be read."
         )
     return (size - 3) // 6
+
+
+def _common(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state by the first of the two sorts of names."""
+    state = _without_prefix(state)
+    if "layer1.weight" not in state:
+        return state
+    found = {}
+    for name, array in state.items():
+        layer, kind = name.rsplit(".", 1)
+        number = re.fullmatch(r"layers_xyz\.(\d+)", layer)
+        found[f"{f'pts_linears.{int(number[1]) + 1}' if number else _OTHER.get(layer, layer)}.{kind}"] = array
+    return found
 
 
 def _without_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
