@@ -2,8 +2,8 @@
 
 Names: `pts_linears.0` …, `views_linears.0`, `feature_linear`, `alpha_linear`, `rgb_linear`, each with a `weight` [out,
 in] and a `bias`; or `layer1`, `layers_xyz.0` …, `layers_dir.0`, `fc_feat`, `fc_alpha`, `fc_rgb`, of a field whose first
-layer has no ReLU and whose feature vector has one. The ports are of "NeRF: Representing Scenes as Neural Radiance Fields
-for View Synthesis", Mildenhall et al., 2020 (arXiv:2003.08934).
+layer has no ReLU and whose feature vector has one. The ports are of "NeRF: Representing Scenes as Neural Radiance
+Fields for View Synthesis", Mildenhall et al., 2020 (arXiv:2003.08934).
 """
 
 from __future__ import annotations
