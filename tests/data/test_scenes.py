@@ -76,13 +76,13 @@ def colmap_rows(model="OPENCV"):
 POINTS = np.random.default_rng(3).normal(size=(200, 3))
 
 
-def write_colmap(folder, binary, model=(4, "OPENCV", (*FOCAL, *CENTER, *LENS)), points=True):
+def write_colmap(folder, binary, model=(4, "OPENCV", (*FOCAL, *CENTER, *LENS)), points=True, size=(WIDTH, HEIGHT)):
     save_images(folder / "images", known_images())
     place = folder / "sparse" / "0"
     place.mkdir(parents=True)
     number, name, parameters = model
     if binary:
-        data = struct.pack("<QiiQQ", 1, 7, number, WIDTH, HEIGHT) + struct.pack(f"<{len(parameters)}d", *parameters)
+        data = struct.pack("<QiiQQ", 1, 7, number, *size) + struct.pack(f"<{len(parameters)}d", *parameters)
         (place / "cameras.bin").write_bytes(data)
         data = struct.pack("<Q", COUNT)
         for row, (file, quaternion, shift) in enumerate(colmap_rows()):
@@ -95,7 +95,7 @@ def write_colmap(folder, binary, model=(4, "OPENCV", (*FOCAL, *CENTER, *LENS)), 
         (place / "points3D.bin").write_bytes(data)
     else:
         numbers = " ".join(map(str, parameters))
-        (place / "cameras.txt").write_text(f"# Camera list\n7 {name} {WIDTH} {HEIGHT} {numbers}\n")
+        (place / "cameras.txt").write_text(f"# Camera list\n7 {name} {size[0]} {size[1]} {numbers}\n")
         lines = ["# Image list", "# two lines an image"]
         for row, (file, quaternion, shift) in enumerate(colmap_rows()):
             lines += [" ".join(map(str, (row + 1, *quaternion, *shift, 7, file))), "1.0 2.0 3" if row % 2 else ""]
@@ -155,18 +155,32 @@ def test_transforms_of_photographs_made_smaller_since(tmp_path):
     check(load_scene(tmp_path).train, KEPT, known_images(), np.array(FOCAL) / 2, np.array(CENTER) / 2)
 
 
-def test_llff(tmp_path):
-    """Up to the scale and the middle camera's coordinates, which two distances and two angles do not depend on."""
-    images = known_images()
-    save_images(tmp_path / "images", images)
-    middle = np.eye(3, 4)
-    poses = np.stack([middle] * COUNT)
+def write_llff(folder, poses, height=HEIGHT, width=WIDTH, focal=40.0, bounds=(3.0, 30.0), times=4):
+    """Poses [N, 3, 4] with OpenGL's axes; the photographs were so many times as large as the images."""
+    count = len(poses)
+    axes = np.stack([-poses[:, :, 1], poses[:, :, 0], poses[:, :, 2], poses[:, :, 3]], axis=2)
+    sizes = np.tile(np.array([times * height, times * width, focal])[None, :, None], (count, 1, 1))
+    table = np.concatenate([np.dstack([axes, sizes]).reshape(count, 15), np.tile(bounds, (count, 1))], 1)
+    np.save(folder / "poses_bounds.npy", table)
+
+
+def forward_facing_poses():
+    """Cameras that look along −z on the whole, the mean one just so, and their mean place."""
+    poses = np.zeros((COUNT, 3, 4))
     poses[:, :, 3] = np.random.default_rng(4).normal(size=(COUNT, 3)) * 0.1
     poses[:, :, :3] = Rotation.from_euler("y", np.linspace(-20, 20, COUNT)[:, None], degrees=True).as_matrix()
-    axes = np.stack([-poses[:, :, 1], poses[:, :, 0], poses[:, :, 2], poses[:, :, 3]], axis=2)
-    sizes = np.tile(np.array([4 * HEIGHT, 4 * WIDTH, 40.0])[None, :, None], (COUNT, 1, 1))
-    bounds = np.tile([3.0, 30.0], (COUNT, 1))
-    np.save(tmp_path / "poses_bounds.npy", np.concatenate([np.dstack([axes, sizes]).reshape(COUNT, 15), bounds], 1))
+    return poses
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_llff(tmp_path, turned):
+    """In the mean camera's coordinates, whatever the world's were, and scaled such that the nearest depth is 4/3."""
+    images, poses = known_images(), forward_facing_poses()
+    save_images(tmp_path / "images", images)
+    turn = Rotation.random(random_state=5).as_matrix() if turned else np.eye(3)
+    moved = np.einsum("ij,njk->nik", turn, poses)
+    moved[:, :, 3] += [1.0, 2.0, 3.0] if turned else 0.0
+    write_llff(tmp_path, moved)
     scene = load_scene(tmp_path, hold_out_every=0)
     np.testing.assert_array_equal(scene.train.images, images)
     np.testing.assert_allclose(scene.train.focal, 10.0)
@@ -180,15 +194,39 @@ def test_llff(tmp_path):
     assert "images_4" in load_scene(tmp_path, factor=4).train.names[0]
 
 
+def test_llff_of_a_size_that_the_factor_does_not_divide(tmp_path):
+    """8 x 6 pixels made 4 times smaller are 2 x 1: the last rows are left out, and the lens stays the same."""
+    save_images(tmp_path / "images", known_images())
+    write_llff(tmp_path, forward_facing_poses(), times=1)
+    views = load_scene(tmp_path, factor=4).train
+    assert views.images.shape[1:] == (1, 2, 3)
+    np.testing.assert_allclose(views.focal, 10.0)
+    np.testing.assert_allclose(views.center, np.tile([1.0, 0.75], (len(views), 1)))
+
+
 @pytest.mark.parametrize("binary", [True, False])
 def test_colmap(tmp_path, binary):
     write_colmap(tmp_path, binary)
     scene = load_scene(tmp_path)
     check(scene.train, KEPT, known_images())
     check(scene.test, HELD_OUT, known_images())
-    depths = np.concatenate([-(POINTS - pose[:, 3]) @ pose[:, 2] for pose in known_poses()])
-    near, far = np.percentile(depths[depths > 0], [0.1, 99.9])
+    seen = []
+    for pose in known_poses():  # What is inside of the photographs, by hand.
+        for right, up, back in (POINTS - pose[:, 3]) @ pose[:, :3]:
+            x, y = FOCAL[0] * right / -back + CENTER[0], FOCAL[1] * up / back + CENTER[1]
+            seen += [-back] * bool(back < 0 and 0 < x < WIDTH and 0 < y < HEIGHT)
+    assert 20 < len(seen) < 0.4 * COUNT * len(POINTS), "points that are not seen do not count"
+    near, far = np.percentile(seen, [0.1, 99.9])
     np.testing.assert_allclose([scene.near, scene.far], [0.9 * near, 1.1 * far], rtol=1e-6)
+
+
+def test_colmap_of_photographs_made_smaller_since(tmp_path):
+    """Those that COLMAP saw were twice as large; and of `images_2`, which the factor names, as well."""
+    write_colmap(tmp_path, True, size=(2 * WIDTH, 2 * HEIGHT))
+    half = np.array(FOCAL) / 2, np.array(CENTER) / 2
+    check(load_scene(tmp_path).train, KEPT, known_images(), *half)
+    (tmp_path / "images").rename(tmp_path / "images_2")
+    check(load_scene(tmp_path, factor=2).train, KEPT, known_images(), *half)
 
 
 def test_colmap_without_points(tmp_path):
@@ -321,3 +359,100 @@ def test_an_unknown_camera_model_of_a_json_file_is_refused(tmp_path):
     write_transforms(tmp_path, camera_model="EQUIRECTANGULAR")
     with pytest.raises(UserError, match=r"transforms.json has the camera_model 'EQUIRECTANGULAR'; expected one of"):
         load_scene(tmp_path)
+
+
+def test_splits_that_name_the_training_views_alone_hold_some_of_them_out(tmp_path):
+    names = [f"images/{row:03d}.png" for row in range(COUNT)]
+    write_transforms(tmp_path, train_filenames=names)
+    scene = load_scene(tmp_path)
+    check(scene.train, KEPT, known_images())
+    check(scene.test, HELD_OUT, known_images())
+
+
+def test_splits_of_different_sizes_are_refused(tmp_path):
+    write_blender(tmp_path)
+    write_blender(tmp_path, images=known_images(4)[:, :3], splits=("test",))
+    with pytest.raises(UserError, match=r"test/000.png is 8x3 .*, and .*train/000.png is 8x6 .*must be of one size"):
+        load_scene(tmp_path)
+
+
+BAD_JSON = [
+    ({"fl_x": None}, "has fl_x=None; expected a finite number"),
+    ({"fl_x": "wide"}, "has fl_x='wide'; expected a finite number"),
+    ({"cx": float("nan")}, "has cx=nan; expected a finite number"),
+    ({"k1": float("inf")}, "has k1=inf; expected a finite number"),
+    ({"w": 0}, "has w=0 and h=6; expected the size"),
+    ({"is_fisheye": True}, "is of a fisheye lens"),
+    ({"k3": 0.1}, "or has k3 or k4"),
+    ({"frames": [{"file_path": None, "transform_matrix": np.eye(4).tolist()}]}, "names the image None"),
+    ({"frames": [{"file_path": "images/000.png", "transform_matrix": [[1, 2], [3]]}]}, "is no matrix of numbers"),
+    ({"frames": [{"file_path": "images/000.png", "transform_matrix": "turned"}]}, "is no matrix of numbers"),
+    ({"frames": []}, "names no images"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_JSON)
+def test_bad_numbers_of_a_json_file_are_refused(tmp_path, change, message):
+    write_transforms(tmp_path)
+    data = json.loads((tmp_path / "transforms.json").read_text()) | change
+    (tmp_path / "transforms.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=rf"transforms.json.* {message}|transforms.json {message}"):
+        load_scene(tmp_path)
+
+
+def test_an_angle_of_view_of_nothing_is_refused(tmp_path):
+    write_blender(tmp_path)
+    path = tmp_path / "transforms_train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"camera_angle_x": 0}))
+    with pytest.raises(UserError, match=r"transforms_train.json has camera_angle_x=0; expected radians"):
+        load_scene(tmp_path)
+
+
+def test_a_pinhole_s_lens_is_straight_whatever_else_the_file_says(tmp_path):
+    write_transforms(tmp_path, camera_model="PINHOLE")
+    check(load_scene(tmp_path).train, KEPT, known_images(), lens=(0,) * 4)
+
+
+POSES = np.array([square(pose) for pose in known_poses()])
+BAD_ARRAYS = [
+    ({"poses": POSES[:3]}, "has 9 images and 3 of poses"),
+    ({"images": known_images()[:0]}, r"has the shape \(0, 6, 8, 3\); expected"),
+    ({"images": known_images()[..., 0]}, r"has the shape \(9, 6, 8\); expected"),
+    ({"images": known_images(1)}, r"has the shape \(6, 8, 1\); expected \[H, W, 3 or 4\]"),
+    ({"images": known_images().astype(np.int64)}, "are int64 outside of"),
+    ({"images": known_images().astype(np.float32)}, "are float32 outside of"),
+    ({"focal": np.ones(2)}, "has a focal or poses that are no numbers"),
+    ({"poses": POSES.reshape(COUNT, 16)}, r"has poses of the shape \(16,\)"),
+    ({"poses": POSES.astype(str)}, "has a focal or poses that are no numbers"),
+    ({"poses": np.where(POSES == 1, np.nan, POSES)}, "has a number that is not finite among the poses"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_ARRAYS)
+def test_bad_arrays_are_refused(tmp_path, change, message):
+    np.savez(tmp_path / "scene.npz", **({"images": known_images(), "poses": POSES, "focal": 10.0} | change))
+    with pytest.raises(UserError, match=rf"scene.npz.* {message}"):
+        load_scene(tmp_path / "scene.npz")
+
+
+@pytest.mark.parametrize(
+    "table", [np.zeros((0, 17)), np.zeros((3, 16)), np.full((3, 17), np.nan), np.array([["a"] * 17])]
+)
+def test_bad_tables_of_llff_are_refused(tmp_path, table):
+    save_images(tmp_path / "images", known_images())
+    np.save(tmp_path / "poses_bounds.npy", table)
+    with pytest.raises(UserError, match=r"poses_bounds.npy has the shape .*; expected rows of 17 finite numbers"):
+        load_scene(tmp_path)
+
+
+def test_depths_of_llff_that_are_not_positive_are_refused(tmp_path):
+    save_images(tmp_path / "images", known_images())
+    write_llff(tmp_path, forward_facing_poses(), bounds=(0.0, 30.0))
+    with pytest.raises(UserError, match=r"poses_bounds.npy has a focal length or a depth that is not positive"):
+        load_scene(tmp_path)
+
+
+def test_images_smaller_than_the_factor_are_refused(tmp_path):
+    write_transforms(tmp_path)
+    with pytest.raises(UserError, match="An image of 8x6 with 3 channels cannot be made 7 times smaller"):
+        load_scene(tmp_path, factor=7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import trimesh
@@ -12,10 +13,12 @@ from PIL import Image
 
 import gen_jax
 from experiments import nerf, tiny_nerf
-from gen_jax import cli, run
+from gen_jax import cli, rng, run
 from gen_jax.contracts import UserError
 from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.train import loop
+from gen_jax.train.evaluation import evaluate
+from gen_jax.train.parallel import Layout
 
 MODULES = [nerf, tiny_nerf]
 
@@ -74,6 +77,8 @@ def test_views_along_a_path_are_rendered_to_files(trained, capsys):
     assert len(list((renders / "spiral_3").iterdir())) == 9
     depth = np.load(renders / "spiral_3" / "0002_depth.npy")
     assert depth.shape == (12, 12) and np.all((depth >= 2) & (depth <= 6))
+    frames = [np.asarray(Image.open(renders / "spiral_3" / f"{i:04d}.png"), int) for i in range(3)]
+    assert np.abs(frames[0] - frames[1]).max() > 3 and np.abs(frames[1] - frames[2]).max() > 3, "the camera moves"
 
 
 def test_the_surface_is_written_as_a_mesh(trained):
@@ -121,17 +126,21 @@ def test_a_field_in_device_coordinates_has_no_mesh(trained):
     experiment = nerf.build(config, (sources.train_source, sources.test_source))
     with pytest.raises(UserError, match="normalised device coordinates has no box"):
         experiment.mesh(None)
+    with pytest.raises(UserError, match="--path=orbit leaves what a field in normalised device coordinates knows"):
+        experiment.fly(None, "orbit", 3)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data__near": 3.0, "data__far": 2.0}, r"config\.data\.near=3 is not before config\.data\.far=2"),
+        ({"data__name": "files", "data__near": 3.0, "data__far": 2.0}, r"near=3 is not before config\.data\.far=2"),
+        ({"data__name": "files", "data__near": 3.0}, r"config\.data\.near=3 has no effect without config\.data\.far"),
+        ({"data__near": 1.0, "data__far": 2.0}, "have no effect with config.data.name=analytic"),
         ({"data__name": "files"}, r"needs the folder of a scene; give --data_dir=FOLDER"),
         ({"data__name": "files", "data__dir": "/nowhere"}, "/nowhere has no scene"),
-        ({"data__ndc": True}, "is not a forward-facing scene"),
         ({"data__background": "grey"}, r"config\.data\.background='grey' is out of range"),
-        ({"eval__lpips": "/nowhere.npz"}, r"nowhere\.npz cannot be read as weights of LPIPS"),
+        ({"eval__lpips": "/nowhere.npz"}, r"config\.eval\.lpips needs views of 32 pixels or more a side.*12x12"),
+        ({"eval__lpips": "/nowhere.npz", "data__size": 32}, r"nowhere\.npz cannot be read as weights of LPIPS"),
     ],
 )
 @pytest.mark.parametrize("module", MODULES)
@@ -146,6 +155,7 @@ def test_what_a_scene_cannot_be_is_refused(module, changes, message):
         ({"model__skip": 2}, r"config\.model\.skip=2 leaves no layer after it of config\.model\.depth=2"),
         ({"model__encoding": "paper", "model__position_frequencies": 0}, "leaves nothing of the place"),
         ({"rendering__num_coarse": 2}, r"config\.rendering\.num_coarse=2 is out of range"),
+        ({"data__ndc": True}, "is not a forward-facing scene"),
     ],
 )
 def test_what_a_field_cannot_be_is_refused(changes, message):
@@ -153,12 +163,34 @@ def test_what_a_field_cannot_be_is_refused(changes, message):
         nerf.build(tiny(nerf, **changes))
 
 
+@pytest.mark.parametrize("change", [{"data__ndc": True}, {"data__background": "random"}])
+def test_what_the_one_page_leaves_out_is_refused(change):
+    with pytest.raises(UserError, match="tiny_nerf knows neither normalised device coordinates nor random backgrounds"):
+        tiny_nerf.build(tiny(tiny_nerf, **change))
+
+
+@pytest.mark.parametrize("background", ["white", "black"])
+@pytest.mark.parametrize("module", MODULES)
+def test_whole_views_are_judged_over_the_background_that_is_rendered(module, background):
+    """With every pixel looked at, both numbers of the same views are one."""
+    config = tiny(module, data__background=background, eval__stride=1, eval__num_views=3)
+    experiment = module.build(config)
+    state = jax.jit(experiment.init)(rng.root(0))
+    layout = Layout("jit", jax.devices()[:1])
+    step = layout.wrap_eval(experiment.eval_step)
+    means = experiment.report(evaluate(step, layout.put_state(state), experiment.test_source, layout))
+    assert experiment.assess(state)["psnr_whole"] == pytest.approx(means["psnr"], abs=1e-3)
+
+
+def test_samples_even_in_disparity_need_a_near_depth():
+    config = tiny(nerf, rendering__spacing="disparity", data__ndc=True)
+    source = nerf.build(tiny(nerf)).train_source
+    with pytest.raises(UserError, match="spacing=disparity needs a near depth above 0"):
+        nerf.build(config, (source, source))
+
+
 def test_the_papers_preset_has_the_papers_parameters():
     """595,844 in each of both networks."""
-    import jax
-
-    from gen_jax import rng
-
     config = nerf.get_config("blender")
     config.data.name, config.data.size, config.data.num_train, config.data.num_test = "analytic", 8, 2, 1
     params = jax.eval_shape(nerf.build(config).init, rng.root(0)).params

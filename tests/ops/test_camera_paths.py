@@ -12,6 +12,7 @@ from gen_jax.ops import camera_paths, cameras
 from gen_jax.ops.camera_paths import Outlook
 
 AROUND = Outlook(np.eye(3), np.zeros(3), np.array([1.0, -2.0, 0.5]), 4.0, 0.5, np.zeros(3))
+TURN = Rotation.from_euler("xyz", [0.2, -0.5, 0.3]).as_matrix()
 BEFORE = Outlook(np.eye(3), np.zeros(3), np.array([0.0, 0.0, -5.0]), 5.0, 0.0, np.array([1.0, 0.5, 0.2]))
 
 
@@ -65,6 +66,24 @@ def test_the_outlook_of_a_spiral_is_found_from_its_cameras():
     found = camera_paths.spiral_outlook(poses, 1.0, 4.0)
     np.testing.assert_allclose(found.radii, [0.9, 0.45, 0.09], rtol=0.05)
     np.testing.assert_allclose(found.focus, found.middle - [0, 0, 1 / (0.25 + 0.75 / 20)], atol=1e-9)
+
+
+def test_a_turned_world_has_the_turned_spiral():
+    turned = BEFORE._replace(axes=TURN, focus=TURN @ BEFORE.focus)
+    plain, other = (camera_paths.path_poses("spiral", outlook, 6) for outlook in (BEFORE, turned))
+    np.testing.assert_allclose(other, np.einsum("ij,njk->nik", TURN, plain), atol=1e-5)
+
+
+def test_a_spiral_around_something_goes_around_its_first_camera():
+    poses = camera_paths.path_poses("orbit", AROUND, 9)
+    outlook = camera_paths.one_sided_outlook(poses, camera_paths.orbit_outlook(poses))
+    spiral = camera_paths.path_poses("spiral", outlook, 12)
+    distance = np.linalg.norm(spiral[:, :, 3] - poses[0, :, 3], axis=1)
+    assert np.all((distance > 0.2) & (distance < 1.3)) and np.ptp(spiral[:, :, 3], axis=0).max() > 1
+    camera = cameras.pinhole(100.0, 64, 64)
+    for pose in spiral:
+        pixel, _ = cameras.project(camera, jnp.asarray(pose), jnp.asarray(AROUND.focus, jnp.float32))
+        np.testing.assert_allclose(pixel, [32, 32], atol=1e-2)
 
 
 def test_a_pose_can_be_drawn_inside_of_a_program():
