@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
-from gen_jax.contracts import Grid, Params, Picture, Shot, Source, UserError
+from gen_jax.contracts import Grid, Mesh, Params, Picture, Shot, Source, UserError
 from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import RayBatches, ray_sources
 from gen_jax.data.scene_formats import load_scene
@@ -195,11 +196,25 @@ def notes_of(scene: Scene) -> dict[str, Any]:
         "far": scene.far,
         "path": "spiral" if scene.forward_facing else "orbit",
         "camera": camera,
+        "frame": scene.frame.tolist(),
         "outlooks": {
             path: {name: np.asarray(part).tolist() for name, part in outlook._asdict().items()}
             for path, outlook in outlooks.items()
         },
     }
+
+
+def scale_of(source: Source) -> float:
+    """How long a unit of the scene's coordinates is in those of its files."""
+    return float(np.cbrt(np.linalg.det(np.array(source.notes["frame"])[:, :3])))
+
+
+def to_files(mesh: Mesh, source: Source) -> Mesh:
+    """A mesh in the coordinates of the scene's files, where reading them has changed the world."""
+    frame = np.array(source.notes["frame"])
+    vertices = mesh.vertices @ frame[:, :3].T + frame[:, 3]
+    normals = mesh.normals @ frame[:, :3].T / scale_of(source)
+    return dataclasses.replace(mesh, vertices=vertices.astype(np.float32), normals=normals.astype(np.float32))
 
 
 def camera_of(source: Source) -> Camera:
@@ -324,7 +339,7 @@ def shots(
 
 def _shot(view: views.View, *, source: Source) -> Shot:
     shown = pictures.depth_image(view, source.notes["near"], source.notes["far"])
-    return Shot(np.asarray(view.color), np.asarray(view.depth), shown)
+    return Shot(np.asarray(view.color), scale_of(source) * np.asarray(view.depth), shown)
 
 
 def draw_frame(state: TrainState, *, test_source: Source, render: Render, config: ConfigDict) -> Grid:

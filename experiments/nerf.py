@@ -318,7 +318,7 @@ def mesh_of(state: TrainState, *, nerf: NeRF, source: Source, config: ConfigDict
             f"Nothing within {m.half_side:g} of what the cameras look at has config.mesh.density={m.density:g}; give "
             "another density or config.mesh.half_side."
         )
-    return found
+    return _scenes.to_files(found, source)
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ class Shot:
 
     Attributes:
       color: [H, W, 3] in [0, 1].
-      depth: [H, W] along the optical axis, in the scene's units.
+      depth: [H, W] along the optical axis, in the units of the scene's files.
       depth_image: [H, W, 3] in [0, 1], the depth for people.
     """
 
@@ -219,7 +219,7 @@ class Shot:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """A surface of triangles, in the units of the scene.
+    """A surface of triangles, in the coordinates of the scene.
 
     Attributes:
       vertices: [V, 3].

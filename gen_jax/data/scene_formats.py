@@ -188,7 +188,7 @@ def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bo
     depths = table[:, 15:]
     scale = 1.0 / (0.75 * depths.min())
     poses[:, :, 3] *= scale
-    poses = _recentered(poses)
+    poses, turn, middle = _recentered(poses)
     # What shrinking leaves out at the right and below moves nothing: the ratio is that of the files, times 1 / factor.
     file_height, file_width = first_shape[:2]
     ratio = np.array([file_width / width, file_height / height]) / left
@@ -204,9 +204,10 @@ def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bo
         str(path),
     )
     train, test = hold_out(views, hold_out_every)
+    frame = np.concatenate([turn, middle[:, None]], axis=1) / scale
     usual = 0.9 * scale * depths.min(), scale * depths.max()
     near, far = (given if given is not None else value for given, value in zip(bounds, usual, strict=True))
-    return make_scene(train, test, test, near=near, far=far, forward_facing=True, origin=str(folder))
+    return make_scene(train, test, test, near=near, far=far, forward_facing=True, origin=str(folder), frame=frame)
 
 
 def read_colmap(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bounds: Bounds = (None, None)) -> Scene:
@@ -439,8 +440,8 @@ def _distance_to_focus(views: Views) -> float:
     return float(np.linalg.norm(places - focus, axis=1).mean())
 
 
-def _recentered(poses: np.ndarray) -> np.ndarray:
-    """Poses [N, 3, 4] in the coordinates of the mean camera."""
+def _recentered(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Poses [N, 3, 4] in the coordinates of the mean camera, and that camera's axes and place in theirs."""
     back = poses[:, :, 2].sum(axis=0)
     back /= np.linalg.norm(back)
     right = np.cross(poses[:, :, 1].sum(axis=0), back)
@@ -448,4 +449,4 @@ def _recentered(poses: np.ndarray) -> np.ndarray:
     turn = np.stack([right, np.cross(back, right), back], axis=1)
     middle = poses[:, :, 3].mean(axis=0)
     moved = np.concatenate([poses[:, :, :3], poses[:, :, 3:] - middle[:, None]], axis=2)
-    return np.einsum("ji,njk->nik", turn, moved)
+    return np.einsum("ji,njk->nik", turn, moved), turn, middle

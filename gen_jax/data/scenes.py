@@ -60,6 +60,8 @@ class Scene:
       forward_facing: whether all cameras look the same way and the scene reaches to infinity, as in LLFF.
       fingerprint: a hexadecimal digest of images and cameras.
       origin: where the scene was found.
+      frame: [3, 4] float64, from the coordinates of the poses here to those of the files, where a reader has scaled,
+        turned and moved the world: x_file = frame[:, :3] x + frame[:, 3]; the identity else.
     """
 
     train: Views
@@ -70,6 +72,7 @@ class Scene:
     forward_facing: bool
     fingerprint: str
     origin: str
+    frame: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(3, 4))
 
 
 def make_views(
@@ -136,7 +139,15 @@ def make_views(
 
 
 def make_scene(
-    train: Views, val: Views, test: Views, *, near: float, far: float, forward_facing: bool = False, origin: str
+    train: Views,
+    val: Views,
+    test: Views,
+    *,
+    near: float,
+    far: float,
+    forward_facing: bool = False,
+    origin: str,
+    frame: np.ndarray | None = None,
 ) -> Scene:
     """Checks what concerns a whole scene.
 
@@ -148,6 +159,7 @@ def make_scene(
       far: t_f.
       forward_facing: as in `Scene`.
       origin: as in `Scene`.
+      frame: as in `Scene`; None for the identity.
 
     Returns:
       The scene.
@@ -176,7 +188,8 @@ def make_scene(
     for views in (train, val, test):
         for array in (views.images, views.poses, views.focal, views.center, views.distortion):
             digest.update(str(array.shape).encode() + array.tobytes())
-    return Scene(train, val, test, float(near), float(far), forward_facing, digest.hexdigest(), origin)
+    frame = np.eye(3, 4) if frame is None else frame
+    return Scene(train, val, test, float(near), float(far), forward_facing, digest.hexdigest(), origin, frame)
 
 
 def hold_out(views: Views, every: int) -> tuple[Views, Views]:

@@ -190,6 +190,8 @@ def test_llff(tmp_path, turned):
     np.testing.assert_allclose(scene.train.poses, centred, atol=1e-5)
     np.testing.assert_allclose([scene.near, scene.far], [0.9 * 3 * scale, 30 * scale])
     assert scene.forward_facing
+    places = scene.train.poses[:, :, 3] @ scene.frame[:, :3].T + scene.frame[:, 3]
+    np.testing.assert_allclose(places, moved[:, :, 3], atol=1e-5)
     save_images(tmp_path / "images_4", images)
     assert "images_4" in load_scene(tmp_path, factor=4).train.names[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -88,6 +89,21 @@ def test_the_surface_is_written_as_a_mesh(trained):
         mesh = trimesh.load(folder / "run" / "meshes" / f"mesh.{kind}", process=False, force="mesh")
         assert len(mesh.faces) > 10 and mesh.visual.vertex_colors.shape[0] == len(mesh.vertices)
         assert np.abs(mesh.vertices).max() < 3
+
+
+def test_what_is_exported_is_in_the_coordinates_of_the_files(trained):
+    """Of a world that a reader has scaled by a half, turned and moved."""
+    loaded = gen_jax.load(trained[0] / "run")
+    source, plain = loaded.experiment.train_source, loaded.experiment
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    frame = np.concatenate([2 * turn, [[1.0], [2], [3]]], axis=1)
+    moved_source = dataclasses.replace(source, notes=dict(source.notes) | {"frame": frame.tolist()})
+    moved = nerf.build(loaded.config, (moved_source, plain.test_source))
+    one, other = plain.mesh(loaded.state), moved.mesh(loaded.state)
+    np.testing.assert_allclose(other.vertices, 2 * one.vertices @ turn.T + [1, 2, 3], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(other.normals, one.normals @ turn.T, atol=1e-5)
+    first, second = (next(iter(experiment.fly(loaded.state, "", 1))) for experiment in (plain, moved))
+    np.testing.assert_allclose(second.depth, 2 * first.depth, rtol=1e-6)
 
 
 def test_a_run_whose_scene_is_gone_still_renders_and_samples(trained, tmp_path):
