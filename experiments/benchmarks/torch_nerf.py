@@ -57,7 +57,8 @@ def _composite(raw: tuple[Tensor, Tensor], depths: Tensor, norm: Tensor) -> tupl
 def _importance(depths: Tensor, weights: Tensor, u: Tensor) -> Tensor:
     edges = 0.5 * (depths[:, 1:] + depths[:, :-1])
     weights = weights[:, 1:-1]
-    cdf = torch.cumsum(weights / weights.sum(1, keepdim=True).clamp_min(1e-10), 1)
+    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, torch.ones_like(weights))
+    cdf = torch.cumsum(weights / weights.sum(1, keepdim=True), 1)
     cdf = torch.cat([torch.zeros_like(cdf[:, :1]), cdf], 1)
     part = (torch.searchsorted(cdf, u, right=True) - 1).clamp(0, weights.shape[1] - 1)
     low, high = torch.gather(cdf, 1, part), torch.gather(cdf, 1, part + 1)
