@@ -16,7 +16,7 @@ from gen_jax import config as config_lib
 from gen_jax.contracts import Grid, Mesh, Params, Picture, Shot, Source, UserError
 from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import RayBatches, ray_sources
-from gen_jax.data.scene_formats import load_scene
+from gen_jax.data.scene_formats import Reading, load_scene
 from gen_jax.data.scenes import Scene
 from gen_jax.eval import lpips
 from gen_jax.eval.image_quality import psnr, ssim
@@ -59,6 +59,7 @@ def data_section() -> ConfigDict:
     data.near = 0.0  # files: the depth before which there is nothing; with far=0 what the format says.
     data.far = 0.0
     data.ndc = False  # Whether rays are in normalised device coordinates, for forward-facing scenes.
+    data.premultiplied = False  # files: whether the colours of images with alpha are multiplied by it.
     data.background = "white"  # white | black | random
     data.one_view = False  # Whether all rays of a step are of one photograph.
     return data
@@ -143,8 +144,8 @@ def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None = None)
     elif not data.dir:
         raise UserError("config.data.name=files needs the folder of a scene; give --data_dir=FOLDER.")
     else:
-        bounds = {"near": data.near, "far": data.far} if data.far else {}
-        scene = load_scene(data.dir, factor=data.factor, hold_out_every=data.hold_out_every, **bounds)
+        near, far = (data.near, data.far) if data.far else (None, None)
+        scene = load_scene(data.dir, Reading(data.factor, data.hold_out_every, near, far, data.premultiplied))
     if data.ndc and not scene.forward_facing:
         raise UserError(
             f"{scene.origin} is not a forward-facing scene, and config.data.ndc=True is for those alone; leave it out."

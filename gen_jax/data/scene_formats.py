@@ -14,38 +14,52 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from gen_jax.contracts import UserError
 from gen_jax.data import colmap
-from gen_jax.data.scenes import Scene, Views, hold_out, make_scene, make_views, shrink
-from gen_jax.files import BROKEN_IMAGE, BROKEN_NPZ
+from gen_jax.data.scene_images import find_image, read_image, shrink, straight
+from gen_jax.data.scenes import Scene, Views, hold_out, make_scene, make_views
+from gen_jax.files import BROKEN_NPZ
 
-_ENDINGS = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")
 # Depths of the bounds of NeRF's synthetic scenes.
 _BLENDER_BOUNDS = 2.0, 6.0
 
 
-def load_scene(
-    folder: str | pathlib.Path,
-    *,
-    factor: int = 1,
-    hold_out_every: int = 8,
-    near: float | None = None,
-    far: float | None = None,
-) -> Scene:
+class Reading(NamedTuple):
+    """How a scene is read, whatever its format.
+
+    Attributes:
+      factor: how many times smaller the images are made, by area; ready-made ones (`images_8`) are taken where LLFF and
+        COLMAP have them.
+      hold_out_every: of formats that have no split of their own, each so many-th view is for the test; 0 for none.
+      near: the depth before which there is nothing; None for what the format says.
+      far: the depth behind which there is nothing; None likewise.
+      premultiplied: whether the colours in the files are multiplied by alpha.
+    """
+
+    factor: int = 1
+    hold_out_every: int = 8
+    near: float | None = None
+    far: float | None = None
+    premultiplied: bool = False
+
+    def bounds(self, near: float, far: float) -> tuple[float, float]:
+        """The depths asked for, or those that the format says."""
+        return near if self.near is None else self.near, far if self.far is None else self.far
+
+
+USUAL = Reading()
+
+
+def load_scene(folder: str | pathlib.Path, reading: Reading = USUAL) -> Scene:
     """Reads a scene in whichever format it is.
 
     Args:
       folder: of the scene, or an .npz file.
-      factor: how many times smaller the images are made, by area; LLFF's ready-made `images_8` are taken where they
-        are there.
-      hold_out_every: of formats that have no split of their own, each so many-th view is for the test.
-      near: the depth before which there is nothing; None for what the format says.
-      far: the depth behind which there is nothing; None likewise.
+      reading: how.
 
     Returns:
       The scene.
@@ -54,35 +68,32 @@ def load_scene(
       UserError: where no known file is there, or what is there is broken, naming the file.
     """
     folder = pathlib.Path(folder)
-    if factor < 1:
-        raise UserError(f"factor={factor}; images are made so many times smaller, so expected 1 or more.")
-    bounds = near, far
+    if reading.factor < 1:
+        raise UserError(f"factor={reading.factor}; images are made so many times smaller, so expected 1 or more.")
     if folder.suffix == ".npz":
-        return read_npz(folder, factor, hold_out_every, bounds)
+        return read_npz(folder, reading)
     if (folder / "transforms_train.json").is_file():
-        return read_blender(folder, factor, bounds)
+        return read_blender(folder, reading)
     if (folder / "poses_bounds.npy").is_file():
-        return read_llff(folder, factor, hold_out_every, bounds)
+        return read_llff(folder, reading)
     if (folder / "transforms.json").is_file():
-        return read_transforms(folder, factor, hold_out_every, bounds)
+        return read_transforms(folder, reading)
     if colmap.find_model(folder) is not None:
-        return read_colmap(folder, factor, hold_out_every, bounds)
+        return read_colmap(folder, reading)
+    if len(files := list(folder.glob("*.npz"))) == 1:
+        return read_npz(files[0], reading)
     raise UserError(
         f"{folder} has no scene: expected transforms_train.json (Blender), transforms.json (instant-ngp, nerfstudio), "
-        "poses_bounds.npy (LLFF) or sparse/0 (COLMAP) in it, or an .npz file."
+        "poses_bounds.npy (LLFF), sparse/0 (COLMAP) or one .npz file in it."
     )
 
 
-Bounds = tuple[float | None, float | None]
-
-
-def read_blender(folder: pathlib.Path, factor: int = 1, bounds: Bounds = (None, None)) -> Scene:
+def read_blender(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
     """A scene with one JSON file a split; a split without a file has the test views, or those learned from.
 
     Args:
       folder: of the scene.
-      factor: as in `load_scene`.
-      bounds: near and far; None for 2 and 6.
+      reading: how; depths are between 2 and 6 where it does not say otherwise.
 
     Returns:
       The scene.
@@ -91,27 +102,23 @@ def read_blender(folder: pathlib.Path, factor: int = 1, bounds: Bounds = (None, 
       UserError: where a file is missing or broken.
     """
     found = {
-        split: _views_of(folder / f"transforms_{split}.json", factor)
+        split: _views_of(folder / f"transforms_{split}.json", reading)
         for split in ("train", "val", "test")
         if (folder / f"transforms_{split}.json").is_file()
     }
     train = found["train"]
     test = found.get("test", found.get("val", train))
-    near, far = (given if given is not None else usual for given, usual in zip(bounds, _BLENDER_BOUNDS, strict=True))
+    near, far = reading.bounds(*_BLENDER_BOUNDS)
     return make_scene(train, found.get("val", test), test, near=near, far=far, origin=str(folder))
 
 
-def read_transforms(
-    folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bounds: Bounds = (None, None)
-) -> Scene:
+def read_transforms(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
     """A scene with one JSON file with intrinsics; its lists of file names by split are kept to where it has them.
 
     Args:
       folder: of the scene.
-      factor: as in `load_scene`.
-      hold_out_every: as in `load_scene`.
-      bounds: near and far; None for what the places of the cameras suggest: a tenth of, and four times, how far they
-        are from their common focus.
+      reading: how; depths are between a tenth of, and four times, the distance of the cameras from their common focus
+        where it does not say otherwise.
 
     Returns:
       The scene.
@@ -120,26 +127,23 @@ def read_transforms(
       UserError: where a file is missing or broken.
     """
     path = folder / "transforms.json"
-    views = _views_of(path, factor)
+    views = _views_of(path, reading)
     lists = {split: _json(path).get(f"{split}_filenames") for split in ("train", "val", "test")}
     if lists["train"]:
         parts = {split: views.take(_rows(views, names or [], path)) for split, names in lists.items()}
         train, test = parts["train"], parts["test"] if len(parts["test"]) else parts["val"]
         if not len(test):
-            train, test = hold_out(train, hold_out_every)
+            train, test = hold_out(train, reading.hold_out_every)
         val = parts["val"] if len(parts["val"]) else test
     else:
-        train, test = hold_out(views, hold_out_every)
+        train, test = hold_out(views, reading.hold_out_every)
         val = test
     distance = _distance_to_focus(views)
-    near, far = (
-        given if given is not None else usual
-        for given, usual in zip(bounds, (0.1 * distance, 4.0 * distance), strict=True)
-    )
+    near, far = reading.bounds(0.1 * distance, 4.0 * distance)
     return make_scene(train, val, test, near=near, far=far, origin=str(folder))
 
 
-def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bounds: Bounds = (None, None)) -> Scene:
+def read_llff(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
     """A forward-facing scene: each pose a row of 17 numbers, with height, width, focal length and two depths in it.
 
     As in NeRF's code the world is scaled such that the nearest depth is 4/3, and turned and moved such that the mean
@@ -149,9 +153,8 @@ def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bo
 
     Args:
       folder: of the scene.
-      factor: as in `load_scene`.
-      hold_out_every: as in `load_scene`.
-      bounds: near and far in the scaled world; None for 0.9 and 1.0 times the smallest and largest depth.
+      reading: how, with depths of the scaled world; they are 0.9 and 1.0 times the smallest and largest depth where it
+        does not say otherwise.
 
     Returns:
       The scene.
@@ -169,17 +172,17 @@ def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bo
         raise UserError(f"{path} has the shape {table.shape}; expected rows of 17 finite numbers.")
     if not np.all(table[:, 14:] > 0):
         raise UserError(f"{path} has a focal length or a depth that is not positive; expected both to be.")
-    ready = folder / f"images_{factor}"
-    images_folder, left = (ready, 1) if factor > 1 and ready.is_dir() else (folder / "images", factor)
+    images_folder, left = _images_folder(folder, reading.factor)
     if not images_folder.is_dir():
-        raise UserError(f"{folder} has neither images_{factor} nor images; expected the photographs of {path.name}.")
+        raise UserError(
+            f"{folder} has neither images_{reading.factor} nor images; expected the photographs of {path.name}."
+        )
     files = sorted(p for p in images_folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if len(files) != len(table):
         raise UserError(
             f"{images_folder} has {len(files)} images and {path.name} {len(table)} poses; expected one each."
         )
-    read = [_read_rgba(file) for file in files]
-    first_shape, images = read[0].shape, [shrink(image, left) for image in read]
+    images, sizes = _read_all(files, left, reading)
 
     matrices = table[:, :15].reshape(-1, 3, 5)
     height, width, focal = matrices[0, :, 4]
@@ -190,35 +193,29 @@ def read_llff(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bo
     poses[:, :, 3] *= scale
     poses, turn, middle = _recentered(poses)
     # What shrinking leaves out at the right and below moves nothing: the ratio is that of the files, times 1 / factor.
-    file_height, file_width = first_shape[:2]
-    ratio = np.array([file_width / width, file_height / height]) / left
-    sizes = np.array([file_width, file_height]) / left
-    count = len(files)
+    ratio = sizes / np.array([width, height]) / left
     views = make_views(
         images,
         poses,
-        np.tile(focal * ratio, (count, 1)),
-        np.tile(0.5 * sizes, (count, 1)),
-        np.zeros((count, 4)),
+        focal * ratio,
+        0.5 * sizes / left,
+        np.zeros((len(files), 4)),
         [str(file) for file in files],
         str(path),
     )
-    train, test = hold_out(views, hold_out_every)
+    train, test = hold_out(views, reading.hold_out_every)
     frame = np.concatenate([turn, middle[:, None]], axis=1) / scale
-    usual = 0.9 * scale * depths.min(), scale * depths.max()
-    near, far = (given if given is not None else value for given, value in zip(bounds, usual, strict=True))
+    near, far = reading.bounds(0.9 * scale * depths.min(), scale * depths.max())
     return make_scene(train, test, test, near=near, far=far, forward_facing=True, origin=str(folder), frame=frame)
 
 
-def read_colmap(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bounds: Bounds = (None, None)) -> Scene:
+def read_colmap(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
     """A scene that COLMAP has found: `sparse/0` (or `sparse`) with cameras and images, beside the folder `images`.
 
     Args:
       folder: of the scene.
-      factor: as in `load_scene`.
-      hold_out_every: as in `load_scene`; of the images in the order of their names.
-      bounds: near and far; None for what is around the points that COLMAP has found, or for the cameras' distances
-        where there are none.
+      reading: how, images in the order of their names; depths are around the points that COLMAP has found, or follow
+        from the cameras' distances where there are none, where it does not say otherwise.
 
     Returns:
       The scene.
@@ -227,14 +224,12 @@ def read_colmap(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, 
       UserError: where a file is missing or broken, or a camera has an unknown model.
     """
     model = colmap.read_model(folder)
-    ready = folder / f"images_{factor}"
-    place, left = (ready, 1) if factor > 1 and ready.is_dir() else (folder / "images", factor)
-    files = [_image_file(place, name, model.path) for name in model.names]
-    read = [_read_rgba(file) for file in files]
-    # Of each file to the photographs that COLMAP saw.
-    ratio = np.array([image.shape[1::-1] for image in read]).reshape(-1, 2) / model.size / left
+    place, left = _images_folder(folder, reading.factor)
+    files = [find_image(place, name, model.path) for name in model.names]
+    images, sizes = _read_all(files, left, reading)
+    ratio = sizes / model.size / left  # To the photographs that COLMAP saw.
     views = make_views(
-        [shrink(image, left) for image in read],
+        images,
         model.poses,
         model.focal * ratio,
         model.center * ratio,
@@ -242,21 +237,18 @@ def read_colmap(folder: pathlib.Path, factor: int = 1, hold_out_every: int = 8, 
         [str(file) for file in files],
         str(model.path),
     )
-    train, test = hold_out(views, hold_out_every)
+    train, test = hold_out(views, reading.hold_out_every)
     distance = _distance_to_focus(views)
-    usual = model.bounds or (0.1 * distance, 4.0 * distance)
-    near, far = (given if given is not None else value for given, value in zip(bounds, usual, strict=True))
+    near, far = reading.bounds(*(model.bounds or (0.1 * distance, 4.0 * distance)))
     return make_scene(train, test, test, near=near, far=far, origin=str(folder))
 
 
-def read_npz(path: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bounds: Bounds = (None, None)) -> Scene:
+def read_npz(path: pathlib.Path, reading: Reading = USUAL) -> Scene:
     """A scene in one file: `images` [N, H, W, 3 or 4], `poses` [N, 4, 4] and `focal`, or `images_train` and so on.
 
     Args:
       path: of the file.
-      factor: as in `load_scene`.
-      hold_out_every: as in `load_scene`.
-      bounds: near and far; None for 2 and 6.
+      reading: how; depths are between 2 and 6 where it does not say otherwise.
 
     Returns:
       The scene.
@@ -277,28 +269,46 @@ def read_npz(path: pathlib.Path, factor: int = 1, hold_out_every: int = 8, bound
             if key not in arrays:
                 raise UserError(f"{path} has no array '{key}'; expected images, poses and focal.")
         stored = _as_bytes(arrays[f"images{ending}"], f"{path}: images{ending}")
-        images, count = [shrink(image, factor) for image in stored], len(stored)
+        if reading.premultiplied:
+            stored = straight(stored, str(path))
+        images, count = [shrink(image, reading.factor, str(path)) for image in stored], len(stored)
         focal, poses = arrays["focal"], arrays[f"poses{ending}"]
         if focal.size != 1 or not all(np.issubdtype(array.dtype, np.number) for array in (focal, poses)):
             raise UserError(f"{path} has a focal or poses that are no numbers; expected one number, and [N, 4, 4].")
         found[split] = make_views(
             images,
             poses,
-            np.full((count, 2), float(focal.reshape(())) / factor),
-            np.tile(0.5 / factor * np.array(stored.shape[2:0:-1]), (count, 1)),
+            np.full((count, 2), float(focal.reshape(())) / reading.factor),
+            np.tile(0.5 / reading.factor * np.array(stored.shape[2:0:-1]), (count, 1)),
             np.zeros((count, 4)),
             [f"{path.name}:{split or 'image'}{row}" for row in range(count)],
             str(path),
         )
     if splits == [""]:
-        train, test = hold_out(found[""], hold_out_every)
+        train, test = hold_out(found[""], reading.hold_out_every)
         val = test
     else:
         train = found.get("train") or found[splits[0]]
         test = found.get("test", found.get("val", train))
         val = found.get("val", test)
-    near, far = (given if given is not None else usual for given, usual in zip(bounds, _BLENDER_BOUNDS, strict=True))
+    near, far = reading.bounds(*_BLENDER_BOUNDS)
     return make_scene(train, val, test, near=near, far=far, origin=str(path))
+
+
+def _images_folder(folder: pathlib.Path, factor: int) -> tuple[pathlib.Path, int]:
+    """Where the photographs are, ready-made of that size if possible, and how many times smaller they are yet to be."""
+    ready = folder / f"images_{factor}"
+    return (ready, 1) if factor > 1 and ready.is_dir() else (folder / "images", factor)
+
+
+def _read_all(files: list[pathlib.Path], factor: int, reading: Reading) -> tuple[list[np.ndarray], np.ndarray]:
+    """Images made so many times smaller, and the width and height [N, 2] that each file has."""
+    images, sizes = [], []
+    for file in files:
+        image = read_image(file, premultiplied=reading.premultiplied)
+        sizes.append(image.shape[1::-1])
+        images.append(shrink(image, factor, str(file)))
+    return images, np.array(sizes).reshape(-1, 2)
 
 
 def _as_bytes(images: np.ndarray, where: str) -> np.ndarray:
@@ -332,23 +342,23 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     return data
 
 
-def _views_of(path: pathlib.Path, factor: int) -> Views:
+def _views_of(path: pathlib.Path, reading: Reading) -> Views:
     """The views that a JSON file names, with the intrinsics of the file or of each frame."""
     data = _json(path)
     images, poses, intrinsics, names = [], [], [], []
     for frame in data["frames"]:
         if not isinstance(frame, dict) or "file_path" not in frame or "transform_matrix" not in frame:
             raise UserError(f"A frame of {path} has no file_path or no transform_matrix; expected both.")
-        file = _image_file(path.parent, str(frame["file_path"]), path)
+        file = find_image(path.parent, str(frame["file_path"]), path)
         try:
             pose = np.asarray(frame["transform_matrix"], np.float64)
         except (ValueError, TypeError) as error:
             raise UserError(f"The pose of {file} in {path} is no matrix of numbers; expected (4, 4).") from error
         if pose.shape not in ((3, 4), (4, 4)):
             raise UserError(f"The pose of {file} in {path} has the shape {pose.shape}; expected (4, 4).")
-        image = _read_rgba(file)
+        image = read_image(file, premultiplied=reading.premultiplied)
         intrinsics.append(_intrinsics(data | frame, image, path))
-        images.append(shrink(image, factor))
+        images.append(shrink(image, reading.factor, str(file)))
         poses.append(pose[:3])
         names.append(str(file))
     focal, center, distortion = (
@@ -357,8 +367,8 @@ def _views_of(path: pathlib.Path, factor: int) -> Views:
     return make_views(
         images,
         np.array(poses),
-        np.array(focal) / factor,
-        np.array(center) / factor,
+        np.array(focal) / reading.factor,
+        np.array(center) / reading.factor,
         np.array(distortion),
         names,
         str(path),
@@ -399,33 +409,12 @@ def _intrinsics(data: dict[str, Any], image: np.ndarray, path: pathlib.Path) -> 
     return focal, center, [number(key, 0.0) for key in bends] or [0.0] * 4
 
 
-def _image_file(folder: pathlib.Path, name: str, where: pathlib.Path) -> pathlib.Path:
-    """The file of an image, whose ending may be left out."""
-    for ending in _ENDINGS:
-        file = folder / f"{name}{ending}"
-        if file.is_file():
-            return file
-    raise UserError(f"{where} names the image {name}, and {folder / name} is not there; fetch it or take it out.")
-
-
-def _read_rgba(file: pathlib.Path) -> np.ndarray:
-    """An image as [H, W, 3], or [H, W, 4] where it has transparency."""
-    try:
-        with Image.open(file) as image:
-            clear = "A" in image.getbands() or "transparency" in image.info
-            return np.asarray(image.convert("RGBA" if clear else "RGB"), np.uint8)
-    except BROKEN_IMAGE as error:
-        raise UserError(
-            f"{file} cannot be read as an image ({error}); it is corrupt or truncated; replace it."
-        ) from error
-
-
 def _rows(views: Views, names: list[str], path: pathlib.Path) -> np.ndarray:
     """The numbers of the views with these file names."""
     numbers = {str(pathlib.Path(name)): row for row, name in enumerate(views.names)}
     rows = []
     for name in names:
-        full = str(_image_file(path.parent, name, path))
+        full = str(find_image(path.parent, name, path))
         if full not in numbers:
             raise UserError(f"{path} lists {name} in a split and has no frame of it; add the frame or take it out.")
         rows.append(numbers[full])

@@ -208,41 +208,6 @@ def hold_out(views: Views, every: int) -> tuple[Views, Views]:
     return views.take(rows[rows % every != 0]), views.take(rows[rows % every == 0])
 
 
-def shrink(image: np.ndarray, factor: int) -> np.ndarray:
-    """An image of a fraction of the width and height, each pixel the mean over the area that it covers.
-
-    Where there is alpha, colours are weighted by it: what cannot be seen has no part in the mean.
-
-    Args:
-      image: [H, W, C] uint8, C = 3 or 4; rows and columns beyond a multiple of the factor are left out.
-      factor: 1 or more.
-
-    Returns:
-      [H // factor, W // factor, C] uint8.
-
-    Raises:
-      UserError: where nothing would be left.
-    """
-    if factor == 1:
-        return image
-    if min(image.shape[:2]) < factor:
-        raise UserError(f"An image of {_size(image)} cannot be made {factor} times smaller; give a smaller factor.")
-    height, width = (size // factor for size in image.shape[:2])
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        kept = values[: height * factor, : width * factor]
-        return kept.reshape(height, factor, width, factor, -1).mean(axis=(1, 3))
-
-    values = image.astype(np.float64)
-    if image.shape[-1] == 4:
-        alpha = mean(values[..., 3:])
-        color = mean(values[..., :3] * values[..., 3:]) / np.where(alpha > 0, alpha, 1.0)
-        values = np.concatenate([color, alpha], axis=-1)
-    else:
-        values = mean(values)
-    return np.rint(values).astype(np.uint8)
-
-
 def _size(image: np.ndarray) -> str:
     """A size for people."""
     height, width, channels = image.shape

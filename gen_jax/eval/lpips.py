@@ -51,18 +51,19 @@ def load(path: str | os.PathLike[str]) -> Weights:
     file = absolute(path)
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return weights_of(dict(arrays))
+            return weights_of(dict(arrays), str(file))
     except BROKEN_NPZ as error:
         raise UserError(
             f"{file} cannot be read as weights of LPIPS ({error}); make it as gen_jax.eval.lpips says."
         ) from error
 
 
-def weights_of(state: Mapping[str, np.ndarray]) -> Weights:
+def weights_of(state: Mapping[str, np.ndarray], where: str = "The state dict") -> Weights:
     """Weights from a state dict.
 
     Args:
       state: arrays by their names in the package lpips.
+      where: it is from, for messages.
 
     Returns:
       The weights.
@@ -75,7 +76,7 @@ def weights_of(state: Mapping[str, np.ndarray]) -> Weights:
         pattern = re.compile(rf"net\.slice{stage}\.(\d+)\.weight")
         layers = sorted(int(match[1]) for match in map(pattern.fullmatch, state) if match)
         if not layers or f"lin{stage - 1}.model.1.weight" not in state:
-            raise UserError(f"The weights of LPIPS have no stage {stage}; expected the state dict of lpips.LPIPS.")
+            raise UserError(f"{where} has no stage {stage} of LPIPS; expected the state dict of lpips.LPIPS.")
         stages.append(
             tuple(
                 (

@@ -11,8 +11,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from gen_jax.contracts import UserError
-from gen_jax.data.scene_formats import load_scene
-from gen_jax.data.scenes import shrink
+from gen_jax.data.scene_formats import Reading, load_scene
+from gen_jax.data.scene_images import shrink
+from gen_jax.ops.volume_rendering import over
 
 COUNT, HEIGHT, WIDTH = 9, 6, 8
 FOCAL, CENTER, LENS = (10.0, 11.0), (3.7, 2.9), (0.1, -0.05, 0.003, -0.002)
@@ -123,7 +124,7 @@ def test_blender(tmp_path):
     for views in (scene.train, scene.val, scene.test):
         check(views, np.arange(COUNT), known_images(4), (FOCAL[0],) * 2, (WIDTH / 2, HEIGHT / 2), (0,) * 4)
     assert (scene.near, scene.far, scene.forward_facing) == (2, 6, False)
-    assert load_scene(tmp_path, near=1.0, far=9.0).far == 9
+    assert load_scene(tmp_path, Reading(near=1.0, far=9.0)).far == 9
     assert scene.train.names[0].endswith("train/000.png")
 
 
@@ -139,7 +140,7 @@ def test_transforms(tmp_path):
     check(scene.train, KEPT, known_images())
     check(scene.test, HELD_OUT, known_images())
     assert 0 < scene.near < scene.far
-    assert len(load_scene(tmp_path, hold_out_every=0).train) == COUNT
+    assert len(load_scene(tmp_path, Reading(hold_out_every=0)).train) == COUNT
 
 
 def test_transforms_with_lists_of_splits(tmp_path):
@@ -181,7 +182,7 @@ def test_llff(tmp_path, turned):
     moved = np.einsum("ij,njk->nik", turn, poses)
     moved[:, :, 3] += [1.0, 2.0, 3.0] if turned else 0.0
     write_llff(tmp_path, moved)
-    scene = load_scene(tmp_path, hold_out_every=0)
+    scene = load_scene(tmp_path, Reading(hold_out_every=0))
     np.testing.assert_array_equal(scene.train.images, images)
     np.testing.assert_allclose(scene.train.focal, 10.0)
     scale = 1 / (0.75 * 3.0)
@@ -193,14 +194,14 @@ def test_llff(tmp_path, turned):
     places = scene.train.poses[:, :, 3] @ scene.frame[:, :3].T + scene.frame[:, 3]
     np.testing.assert_allclose(places, moved[:, :, 3], atol=1e-5)
     save_images(tmp_path / "images_4", images)
-    assert "images_4" in load_scene(tmp_path, factor=4).train.names[0]
+    assert "images_4" in load_scene(tmp_path, Reading(factor=4)).train.names[0]
 
 
 def test_llff_of_a_size_that_the_factor_does_not_divide(tmp_path):
     """8 x 6 pixels made 4 times smaller are 2 x 1: the last rows are left out, and the lens stays the same."""
     save_images(tmp_path / "images", known_images())
     write_llff(tmp_path, forward_facing_poses(), times=1)
-    views = load_scene(tmp_path, factor=4).train
+    views = load_scene(tmp_path, Reading(factor=4)).train
     assert views.images.shape[1:] == (1, 2, 3)
     np.testing.assert_allclose(views.focal, 10.0)
     np.testing.assert_allclose(views.center, np.tile([1.0, 0.75], (len(views), 1)))
@@ -228,7 +229,7 @@ def test_colmap_of_photographs_made_smaller_since(tmp_path):
     half = np.array(FOCAL) / 2, np.array(CENTER) / 2
     check(load_scene(tmp_path).train, KEPT, known_images(), *half)
     (tmp_path / "images").rename(tmp_path / "images_2")
-    check(load_scene(tmp_path, factor=2).train, KEPT, known_images(), *half)
+    check(load_scene(tmp_path, Reading(factor=2)).train, KEPT, known_images(), *half)
 
 
 def test_colmap_without_points(tmp_path):
@@ -281,10 +282,34 @@ def test_smaller_images_are_means_over_areas(tmp_path):
     clear[0] = [200, 0, 0, 255]
     np.testing.assert_array_equal(shrink(clear, 2), [[[200, 0, 0, 128]]])
     write_transforms(tmp_path)
-    scene = load_scene(tmp_path, factor=2)
+    scene = load_scene(tmp_path, Reading(factor=2))
     assert scene.train.images.shape[1:] == (3, 4, 3)
     np.testing.assert_allclose(scene.train.focal[0], np.array(FOCAL) / 2)
     np.testing.assert_allclose(scene.train.center[0], np.array(CENTER) / 2, rtol=1e-6)
+
+
+def test_premultiplied_colors_are_read_as_straight_ones(tmp_path):
+    """Over any background both are the same image: α c + (1 − α) b, with the colour stored as c or as α c."""
+    rng, behind = np.random.default_rng(0), np.array([0.2, 0.9, 0.4])
+    color, alpha = rng.random((5, 4, 4, 3)), rng.random((5, 4, 4, 1))
+    alpha[0, 0, 0], alpha[0, 1, 1] = 0.0, 1.0
+    stored = np.rint(255 * np.concatenate([alpha * color, alpha], axis=-1)).astype(np.uint8)
+    poses = np.array([square(pose) for pose in known_poses()])[:5]
+    np.savez(tmp_path / "scene.npz", images=stored, poses=poses, focal=10.0)
+    for factor in (1, 2):
+        scene = load_scene(tmp_path, Reading(factor, hold_out_every=0, premultiplied=True))
+        areas = stored.reshape(5, 4 // factor, factor, 4 // factor, factor, 4).mean(axis=(2, 4)) / 255
+        found = scene.train.images / 255
+        np.testing.assert_allclose(
+            over(found, behind), over(areas, behind, premultiplied=True), atol=1.5 / 255, err_msg=str(factor)
+        )
+    color = np.rint(stored[..., :3] * 255.0 / np.maximum(stored[..., 3:], 1)) * (stored[..., 3:] > 0)
+    write_blender(tmp_path / "files", poses[:, :3], stored)
+    read = load_scene(tmp_path / "files", Reading(premultiplied=True)).train.images
+    np.testing.assert_array_equal(read, np.concatenate([np.minimum(color, 255), stored[..., 3:]], axis=-1))
+    np.savez(tmp_path / "scene.npz", images=stored[..., :3], poses=poses, focal=10.0)
+    with pytest.raises(UserError, match=r"scene\.npz has no alpha"):
+        load_scene(tmp_path, Reading(premultiplied=True))
 
 
 def changed_pose(change):
@@ -340,9 +365,9 @@ def test_scenes_of_which_nothing_can_be_learned_are_refused(tmp_path):
         load_scene(tmp_path / "clear")
     write_blender(tmp_path / "good")
     with pytest.raises(UserError, match="near=6 and far=2; expected 0 ≤ near < far"):
-        load_scene(tmp_path / "good", near=6.0, far=2.0)
+        load_scene(tmp_path / "good", Reading(near=6.0, far=2.0))
     with pytest.raises(UserError, match="factor=0"):
-        load_scene(tmp_path / "good", factor=0)
+        load_scene(tmp_path / "good", Reading(factor=0))
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -456,5 +481,5 @@ def test_depths_of_llff_that_are_not_positive_are_refused(tmp_path):
 
 def test_images_smaller_than_the_factor_are_refused(tmp_path):
     write_transforms(tmp_path)
-    with pytest.raises(UserError, match="An image of 8x6 with 3 channels cannot be made 7 times smaller"):
-        load_scene(tmp_path, factor=7)
+    with pytest.raises(UserError, match=r"000\.png is 8x6 and cannot be made 7 times smaller"):
+        load_scene(tmp_path, Reading(factor=7))
