@@ -65,8 +65,15 @@ def data_section() -> ConfigDict:
     return data
 
 
-def evaluation_section(config: ConfigDict) -> None:
-    """Sets how views are judged and shown."""
+def run_sections(config: ConfigDict) -> None:
+    """Sets how a run learns, and how views are judged and shown."""
+    config.optim.schedule = "exponential"
+    config.train.batch_size = 1024
+    config.train.accumulate = 2  # Parts that the rays of a step are taken in: less memory, and faster on a CPU.
+    config.train.duration = "2000 steps"
+    config.train.steps_per_call = 10
+    config.train.log_every = "50 steps"
+    config.train.eval_every = config.train.checkpoint_every = "250 steps"
     config.eval.batch_size = 8
     config.eval.stride = 4  # While training, every so many-th pixel of a test view is looked at, in both directions.
     config.eval.num_views = 8  # How many test views are rendered whole at the end.
@@ -94,7 +101,7 @@ def tiny_run(config: ConfigDict) -> None:
 
 
 def rules() -> dict[str, config_lib.Rule]:
-    """What the keys of `data_section` and `evaluation_section` must satisfy."""
+    """What the keys of `data_section` and `run_sections` must satisfy."""
     at_least = config_lib.at_least
     return {
         "data.name": config_lib.one_of("analytic", "files"),
@@ -106,6 +113,7 @@ def rules() -> dict[str, config_lib.Rule]:
         "data.near": at_least(0.0),
         "data.far": at_least(0.0),
         "data.background": config_lib.one_of(*BACKGROUNDS),
+        "train.accumulate": at_least(1),
         "eval.stride": at_least(1),
         "eval.num_views": at_least(0),
         "eval.path_frames": at_least(1),

@@ -82,14 +82,8 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.mesh.density = 10.0  # --mode=mesh: the density that the surface has.
     config.mesh.half_side = 1.5  # --mode=mesh: of the box around what cameras look at.
 
+    _scenes.run_sections(config)
     config.optim.learning_rate = 5e-3
-    config.optim.schedule = "exponential"
-    config.train.batch_size = 1024
-    config.train.duration = "2000 steps"
-    config.train.steps_per_call = 10
-    config.train.log_every = "50 steps"
-    config.train.eval_every = config.train.checkpoint_every = "250 steps"
-    _scenes.evaluation_section(config)
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -123,6 +117,7 @@ def _paper(config: ConfigDict) -> None:
     config.optim.learning_rate = 5e-4
     config.optim.eps = 1e-7
     config.train.batch_size = 4096
+    config.train.accumulate = 1
     config.train.duration = "200000 steps"
     config.train.log_every = "100 steps"
     config.train.eval_every = config.train.checkpoint_every = "10000 steps"
@@ -243,7 +238,9 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_source=train_source,
         test_source=test_source,
         init=init,
-        train_step=make_train_step(functools.partial(objectives.objective, nerf=nerf), **options),
+        train_step=make_train_step(
+            functools.partial(objectives.objective, nerf=nerf), accumulate=config.train.accumulate, **options
+        ),
         eval_step=make_eval_step(functools.partial(evaluation.view_values, nerf=nerf)),
         report=evaluation.report,
         sample=functools.partial(sample, nerf=nerf, source=train_source),

@@ -60,14 +60,8 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.model.hidden = (128, 128, 128)
     config.model.frequencies = 6  # L of the positional encoding.
     config.model.samples = 48  # Of a ray.
+    _scenes.run_sections(config)
     config.optim.learning_rate = 2e-3
-    config.optim.schedule = "exponential"
-    config.train.batch_size = 1024
-    config.train.duration = "2000 steps"
-    config.train.steps_per_call = 10
-    config.train.log_every = "50 steps"
-    config.train.eval_every = config.train.checkpoint_every = "250 steps"
-    _scenes.evaluation_section(config)
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -206,7 +200,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_source=train_source,
         test_source=test_source,
         init=init,
-        train_step=make_train_step(objective, **options),
+        train_step=make_train_step(objective, accumulate=config.train.accumulate, **options),
         eval_step=make_eval_step(values),
         report=report,
         sample=sample,

@@ -24,7 +24,7 @@ from . import timing
 from .diffusion import PEAKS
 from .timing import Row
 
-_RAYS, _SIDE, _STEPS = 256, 100, 4
+_RAYS, _SIDE, _STEPS, _PARTS = 256, 100, 4, 32
 _SAMPLING = family.Sampling(2.0, 6.0, 64, 128)
 _NERF = family.NeRF(family.RadianceField(), _SAMPLING)
 
@@ -45,11 +45,13 @@ def _batch(count: int, side: int = _SIDE) -> dict[str, np.ndarray]:
     }
 
 
-def _train(count: int, compute_dtype: Any = jnp.float32, steps_per_call: int = 1) -> tuple[Any, Any, Any]:
+def _train(
+    count: int, compute_dtype: Any = jnp.float32, steps_per_call: int = 1, parts: int = 1
+) -> tuple[Any, Any, Any]:
     """A train step, its state and the batch or batches of a call."""
     tx = optax.adam(5e-4)
     loss = functools.partial(objectives.objective, nerf=_NERF)
-    step = make_train_step(loss, tx, compute_dtype=compute_dtype, steps_per_call=steps_per_call)
+    step = make_train_step(loss, tx, compute_dtype=compute_dtype, steps_per_call=steps_per_call, accumulate=parts)
     params = jax.jit(functools.partial(family.init_params, _NERF))(rng.root(0))
     batch = _batch(count)
     if steps_per_call > 1:
@@ -57,8 +59,8 @@ def _train(count: int, compute_dtype: Any = jnp.float32, steps_per_call: int = 1
     return step, init_state(params, tx, rng.root(0)), jax.tree.map(jnp.asarray, batch)
 
 
-def _train_call(count: int, steps_per_call: int) -> Callable[[], None]:
-    step, state, batch = _train(count, steps_per_call=steps_per_call)
+def _train_call(count: int, steps_per_call: int, parts: int) -> Callable[[], None]:
+    step, state, batch = _train(count, steps_per_call=steps_per_call, parts=parts)
     compiled = jax.jit(step, donate_argnums=0)
 
     def call() -> None:
@@ -98,13 +100,17 @@ def against_torch(turns: int) -> list[Row]:
 
     color = batch["color"].astype(np.float32) / np.float32(255)
     counts = _SAMPLING.num_coarse, _SAMPLING.num_fine
-    peer = torch_nerf.make_step((torch_nerf.NeRF(), torch_nerf.NeRF()), rays(batch["pixel"]), color, counts)
+    steps = {}
+    for parts in (1, 4, 16):
+        peer = torch_nerf.make_step((torch_nerf.NeRF(), torch_nerf.NeRF()), rays(batch["pixel"]), color, counts, parts)
+        ours = _train_call(_RAYS, _STEPS, _PARTS)
 
-    def several() -> None:
-        for _ in range(_STEPS):
-            peer()
+        def several(peer: Callable[[], float] = peer) -> None:
+            for _ in range(_STEPS):
+                peer()
 
-    step = timing.interleave(_train_call(_RAYS, _STEPS), several, max(2, turns // 2), calls=1)
+        steps[parts] = timing.interleave(ours, several, max(2, turns // 3), calls=1)
+    parts, step = max(steps.items(), key=lambda pair: pair[1].median)
 
     whole = rays(pixel_centers(_SIDE, _SIDE).reshape(-1, 2))
     ours = _view(params, _SIDE)
@@ -116,7 +122,7 @@ def against_torch(turns: int) -> list[Row]:
     ours_ms, peers_ms = (1e3 * seconds / _STEPS for seconds in (step.seconds, step.reference))
     return [
         (
-            f"NeRF training step, {_RAYS} rays, 64 + 128 samples, {_STEPS} steps a call, against PyTorch, eager",
+            f"NeRF training step, {_RAYS} rays in {_PARTS} parts, 64 + 128 samples, against PyTorch, eager, in {parts}",
             f"{step}; {ours_ms:.0f} ms against {peers_ms:.0f} ms, {1e3 * _RAYS / ours_ms:.0f} rays/s",
             "≤ 0.8x",
         ),

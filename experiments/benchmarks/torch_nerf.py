@@ -90,19 +90,23 @@ def render(
 
 
 def make_step(
-    nets: tuple[NeRF, NeRF], rays: tuple[np.ndarray, np.ndarray], color: np.ndarray, counts: tuple[int, int]
+    nets: tuple[NeRF, NeRF], rays: tuple[np.ndarray, np.ndarray], color: np.ndarray, counts: tuple[int, int], parts: int
 ) -> Callable[[], float]:
-    """A function that makes one training step with Adam on some rays, and returns the loss when it is done."""
+    """A function that makes one training step with Adam on some rays, in so many parts, and returns the loss."""
     optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], 5e-4, fused=True)
-    origin, direction, target = (torch.from_numpy(array) for array in (*rays, color))
+    arrays = (torch.from_numpy(array) for array in (*rays, color))
+    split = list(zip(*(array.chunk(parts) for array in arrays), strict=True))
 
     def step() -> float:
-        first, second = render(nets, origin, direction, *counts, noise=True)
-        loss = ((first - target) ** 2).mean() + ((second - target) ** 2).mean()
+        total = 0.0
         optimizer.zero_grad()
-        loss.backward()
+        for origin, direction, target in split:
+            first, second = render(nets, origin, direction, *counts, noise=True)
+            loss = (((first - target) ** 2).mean() + ((second - target) ** 2).mean()) / parts
+            loss.backward()
+            total += float(loss.detach())
         optimizer.step()
-        return float(loss.detach())
+        return total
 
     return step
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import rng
-from gen_jax.contracts import Array, Batch, Key, Objective, Params, Terms
+from gen_jax.contracts import Array, Batch, Key, ModelState, Objective, Params, Terms, UserError
 from gen_jax.train.state import TrainState
 
 TrainStep = Callable[..., tuple[TrainState, Terms]]
@@ -80,6 +80,7 @@ def make_train_step(
     compute_dtype: Any = jnp.float32,
     steps_per_call: int = 1,
     whole_batch: bool = False,
+    accumulate: int = 1,
 ) -> TrainStep:
     """Builds the train step of one objective and one optimiser.
 
@@ -92,6 +93,8 @@ def make_train_step(
         optimiser and average stay as they are; with bfloat16 this is mixed precision.
       steps_per_call: k, how many steps one call makes, in one dispatch.
       whole_batch: whether the objective takes `axis_name`, for statistics of the batch of all devices.
+      accumulate: how many equal parts a batch is taken in, one after another, whose gradients are averaged. What is
+        held for the gradient is that of one part; for a loss that is a mean over examples the step is the same.
 
     Returns:
       `step(state, batch, *, axis_name=None) -> (state, metrics)`. `axis_name` names the mapped axis of devices, where
@@ -100,15 +103,20 @@ def make_train_step(
       For k > 1 the batch's arrays and the metrics have a leading axis [k].
     """
 
-    def loss_fn(params: Params, state: TrainState, key: Any, batch: Batch, axis: dict[str, str | None]) -> Any:
-        return objective(cast_params(params, compute_dtype), state.model_state, key, batch, **axis)
+    def loss_fn(params: Params, model_state: Any, key: Any, batch: Batch, axis: dict[str, str | None]) -> Any:
+        return objective(cast_params(params, compute_dtype), model_state, key, batch, **axis)
 
     def step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> tuple[TrainState, Terms]:
         key = rng.at_step(state.key, state.step)
-        batch = dict(batch) | {"step": state.step}
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         axis = {"axis_name": axis_name} if whole_batch else {}
-        (loss, (model_state, terms)), grads = grad_fn(state.params, state, key, batch, axis)
+
+        def gradients(model_state: ModelState, part: Batch) -> tuple[ModelState, Any]:
+            grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+            part = dict(part) | {"step": state.step}
+            (loss, (model_state, terms)), grads = grad_fn(state.params, model_state, key, part, axis)
+            return model_state, (loss, terms, grads)
+
+        model_state, (loss, terms, grads) = mean_of_parts(gradients, state.model_state, batch, accumulate)
         # The mean over devices comes after the gradient: the gradient of a pmean-ed loss is wrong under pmap.
         loss, model_state, terms, grads = mean_over_devices((loss, model_state, terms, grads), axis_name)
 
@@ -130,6 +138,43 @@ def make_train_step(
         return new_state, {"loss": loss} | dict(terms) | norms
 
     return step if steps_per_call == 1 else scan_steps(step)
+
+
+def mean_of_parts(
+    function: Callable[[ModelState, Batch], tuple[ModelState, Any]], model_state: ModelState, batch: Batch, parts: int
+) -> tuple[ModelState, Any]:
+    """The mean of a function over equal parts of a batch, taken one after another.
+
+    Args:
+      function: `(model_state, part) -> (model_state, results)`, results a pytree of arrays.
+      model_state: for the first part; each next part gets what the one before made of it.
+      batch: arrays [B, ...].
+      parts: how many.
+
+    Returns:
+      The last part's model state, and the mean of the results.
+
+    Raises:
+      UserError: where the batch has no such equal parts.
+    """
+    if parts == 1:
+        return function(model_state, batch)
+    size = len(next(iter(batch.values())))
+    if size % parts:
+        raise UserError(
+            f"The {size} examples that a device has of a batch cannot be taken in {parts} equal parts; give another "
+            "config.train.batch_size, or fewer parts with config.train.accumulate."
+        )
+
+    def add(carry: tuple[ModelState, Any], part: Batch) -> tuple[tuple[ModelState, Any], None]:
+        model_state, results = function(carry[0], part)
+        return (model_state, jax.tree.map(lambda total, new: total + new / parts, carry[1], results)), None
+
+    split = {name: array.reshape(parts, size // parts, *array.shape[1:]) for name, array in batch.items()}
+    first = {name: array[0] for name, array in split.items()}
+    shapes = jax.eval_shape(function, model_state, first)[1]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32)), shapes)
+    return jax.lax.scan(add, (model_state, zeros), split)[0]
 
 
 def cast_params(params: Params, dtype: Any) -> Params:

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from gen_jax import rng
+from gen_jax.contracts import UserError
 from gen_jax.train import parallel
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import Ema, make_train_step, masked_sums, mean_over_devices, sum_over_devices, update_ema
@@ -198,6 +199,51 @@ def test_several_steps_a_call_equal_single_calls():
     np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
     for tree in (lambda s: s.params, lambda s: s.ema_params, lambda s: s.opt_state):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), tree(many), tree(one))
+
+
+@pytest.mark.parametrize("parts", [2, 16])
+def test_a_batch_in_parts_makes_the_same_step(parts: int):
+    """The mean of the parts' gradients is the batch's; noise follows the example, not its part."""
+    tx = optax.adam(0.1)
+    batches = _regression_batches(3)
+    state, whole = _regression_state(tx), _regression_state(tx)
+    step = jax.jit(make_train_step(_regression, tx, accumulate=parts))
+    whole_step = jax.jit(make_train_step(_regression, tx))
+    for i in range(3):
+        state, metrics = step(state, _at(batches, i))
+        whole, expected = whole_step(whole, _at(batches, i))
+        for name in ("loss", "mse", "grad_norm", "param_norm", "step"):
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
+    np.testing.assert_allclose(state.params["w"], whole.params["w"], rtol=1e-5)
+    assert float(state.model_state["seen"]) == 3 * parts  # Each part sees what the one before has left.
+    assert int(state.step) == 3
+
+
+def test_a_batch_in_parts_holds_less():
+    """What is kept for the gradient is that of a part."""
+
+    def loss(params: Any, model_state: Any, key: Any, batch: Any) -> Any:
+        del key
+        return jnp.mean(jnp.sin(batch["x"] @ params["w"]) ** 2), (model_state, {})
+
+    state = init_state({"w": jnp.ones((4, 4096))}, optax.sgd(0.1), rng.root(0))
+    batch = {"x": np.ones((512, 4), np.float32)}
+
+    def held(parts: int) -> int:
+        step = jax.jit(make_train_step(loss, optax.sgd(0.1), accumulate=parts))
+        analysis: Any = step.lower(state, batch).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    assert held(8) < 0.3 * held(1)
+
+
+def test_a_batch_that_has_no_such_parts_is_refused():
+    tx = optax.sgd(0.1)
+    step = make_train_step(_regression, tx, accumulate=3)
+    with pytest.raises(
+        UserError, match="The 16 examples that a device has .* cannot be taken in 3 equal parts"
+    ):
+        step(_regression_state(tx), _at(_regression_batches(1), 0))
 
 
 def test_key_of_each_step():
