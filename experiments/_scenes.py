@@ -69,7 +69,7 @@ def run_sections(config: ConfigDict) -> None:
     """Sets how a run learns, and how views are judged and shown."""
     config.optim.schedule = "exponential"
     config.train.batch_size = 1024
-    config.train.accumulate = 2  # Parts that the rays of a step are taken in: less memory, and faster on a CPU.
+    config.train.accumulate = 1  # Parts that the rays of a step are taken in, one after another: less memory.
     config.train.duration = "2000 steps"
     config.train.steps_per_call = 10
     config.train.log_every = "50 steps"
@@ -90,6 +90,7 @@ def tiny_run(config: ConfigDict) -> None:
     config.optim.learning_rate = 1e-2
     config.optim.schedule = "constant"
     config.train.batch_size = 64
+    config.train.accumulate = 2
     config.train.duration = "40 steps"
     config.train.steps_per_call = 2
     config.train.log_every = "10 steps"

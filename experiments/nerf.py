@@ -117,7 +117,6 @@ def _paper(config: ConfigDict) -> None:
     config.optim.learning_rate = 5e-4
     config.optim.eps = 1e-7
     config.train.batch_size = 4096
-    config.train.accumulate = 1
     config.train.duration = "200000 steps"
     config.train.log_every = "100 steps"
     config.train.eval_every = config.train.checkpoint_every = "10000 steps"
