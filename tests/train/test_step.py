@@ -240,9 +240,7 @@ def test_a_batch_in_parts_holds_less():
 def test_a_batch_that_has_no_such_parts_is_refused():
     tx = optax.sgd(0.1)
     step = make_train_step(_regression, tx, accumulate=3)
-    with pytest.raises(
-        UserError, match="The 16 examples that a device has .* cannot be taken in 3 equal parts"
-    ):
+    with pytest.raises(UserError, match=r"The 16 examples that a device has .* cannot be taken in 3 equal parts"):
         step(_regression_state(tx), _at(_regression_batches(1), 0))
 
 
