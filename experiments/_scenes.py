@@ -125,9 +125,22 @@ def check_data(config: ConfigDict) -> None:
     """Checks keys of `data_section` that do not go together.
 
     Raises:
-      UserError: where the depths are not in order.
+      UserError: where the depths are not in order, or a key of photographs is given and the scene is our own.
     """
     data = config.data
+    if data.name == "analytic":
+        for key in ("dir", "factor", "hold_out_every", "premultiplied"):
+            if data[key] != data_section()[key]:
+                raise UserError(
+                    f"config.data.{key}={data[key]} has no effect with config.data.name=analytic, our own scene; "
+                    "give --config.data.name=files as well, or a preset for photographs."
+                )
+    train = config.train
+    if train.batch_size % train.accumulate:
+        raise UserError(
+            f"config.train.batch_size={train.batch_size} cannot be taken in config.train.accumulate={train.accumulate} "
+            "equal parts; give a number that divides it."
+        )
     if (data.near or data.far) and (data.name == "analytic" or data.ndc):
         raise UserError(
             "config.data.near and config.data.far have no effect with config.data.name=analytic or "

@@ -95,6 +95,7 @@ def _lego(config: ConfigDict) -> None:
 def _fern(config: ConfigDict) -> None:
     config.data.name = "files"
     config.data.factor = 8
+    config.data.background = "black"
     config.data.ndc = True
     config.train.duration = "4000 steps"
 
@@ -102,6 +103,7 @@ def _fern(config: ConfigDict) -> None:
 def _fox(config: ConfigDict) -> None:
     config.data.name = "files"
     config.data.factor = 2
+    config.data.background = "black"
     config.train.duration = "4000 steps"
 
 
@@ -131,6 +133,7 @@ def _blender(config: ConfigDict) -> None:
 def _llff(config: ConfigDict) -> None:
     _paper(config)
     config.data.factor = 8
+    config.data.background = "black"
     config.data.ndc = True
     config.rendering.density_noise = 1.0
     config.eval.stride = 1

@@ -105,15 +105,13 @@ def validate(config: ConfigDict) -> None:
 
 
 class Field(nn.Module):
-    """F(x) = (c, σ): a multilayer perceptron over γ(x), for one place [3]."""
+    """F: a multilayer perceptron from an encoded place γ(x) [3 + 6 L] to its colour and density."""
 
     hidden: tuple[int, ...]
-    frequencies: int
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
+    def __call__(self, h: Array) -> tuple[Array, Array]:
         """The colour [3] and the density [] of a place."""
-        h = positional_encoding(x, self.frequencies)
         for width in self.hidden:
             h = nn.relu(nn.Dense(width)(h))
         out = nn.Dense(4)(h)
@@ -121,11 +119,21 @@ class Field(nn.Module):
 
 
 def render_ray(
-    field: Any, key: Key | None, origin: Array, direction: Array, *, near: float, far: float, num: int, behind: Array
+    field: Any,
+    key: Key | None,
+    origin: Array,
+    direction: Array,
+    *,
+    near: float,
+    far: float,
+    num: int,
+    frequencies: int,
+    behind: Array,
 ) -> Rendered:
     """What a ray sees: Ĉ(r) = Σ T_i (1 − exp(−σ_i δ_i)) c_i (Eq. 3), and behind it the background."""
     depths = stratified_depths(key, near, far, num)  # Eq. 2
-    colors, densities = jax.vmap(lambda t: field(origin + t * direction))(depths)
+    places = jax.vmap(lambda t: positional_encoding(origin + t * direction, frequencies))(depths)  # Eq. 4
+    colors, densities = jax.vmap(field)(places)
     return composite(colors, densities, depths, norm=jnp.linalg.norm(direction), background=behind)
 
 
@@ -145,11 +153,12 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     validate(config)
     train_source, test_source = _scenes.sources_of(config, sources)
     notes, (height, width) = train_source.notes, train_source.example_shape[:2]
-    model = Field(tuple(config.model.hidden), config.model.frequencies)
+    model, frequencies = Field(tuple(config.model.hidden)), config.model.frequencies
     options = step_options(config, train_source.num_examples)
 
     behind = jnp.zeros(3) if config.data.background == "black" else jnp.ones(3)
-    sampling = {"near": notes["near"], "far": notes["far"], "num": config.model.samples, "behind": behind}
+    sampling = {"near": notes["near"], "far": notes["far"], "num": config.model.samples}
+    sampling |= {"frequencies": frequencies, "behind": behind}
 
     def see(params: Params, key: Key | None, camera: Camera, pose: Array, pixel: Array) -> Rendered:
         field = functools.partial(apply_in_param_dtype, model, params)
@@ -188,7 +197,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         return jax.tree.map(lambda part: part.reshape(height, width, *part.shape[1:]), seen)
 
     def init(key: Key) -> TrainState:
-        params = model.init(rng.stream(key, "init"), jnp.zeros(3))["params"]
+        params = model.init(rng.stream(key, "init"), jnp.zeros(3 + 6 * frequencies))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
     def sample(state: TrainState, keys: Key) -> Array:

@@ -33,6 +33,7 @@ FREE_TO_CHANGE = (
     "eval.probe_examples",
     "model.remat",
     "parallel.backend",
+    "train.accumulate",
     "train.checkpoint_every",
     "train.keep_checkpoints",
 )

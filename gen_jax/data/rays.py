@@ -31,7 +31,8 @@ class RayBatches(Source):
       notes: what else a model is built by.
       process_index: which of the processes this is.
       process_count: how many processes share each batch; this one has the `process_index`-th equal part.
-      num_examples: how many pixels the views have.
+      by_view: whether an example is a view, as it is where views are judged, and not a pixel.
+      num_examples: how many pixels the views have, or how many views there are.
       example_shape: (H, W, C).
     """
 
@@ -46,6 +47,7 @@ class RayBatches(Source):
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     process_index: int = 0
     process_count: int = 1
+    by_view: bool = False
     num_examples: int = dataclasses.field(init=False)
     example_shape: tuple[int, ...] = dataclasses.field(init=False)
 
@@ -64,7 +66,8 @@ class RayBatches(Source):
                 )
         if self.stride < 1:
             raise UserError(f"stride={self.stride}; every so many-th pixel is evaluated, so expected 1 or more.")
-        object.__setattr__(self, "num_examples", int(np.prod(self.views.images.shape[:3])))
+        num_examples = len(self.views) if self.by_view else int(np.prod(self.views.images.shape[:3]))
+        object.__setattr__(self, "num_examples", num_examples)
         object.__setattr__(self, "example_shape", self.views.images.shape[1:])
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
@@ -83,7 +86,7 @@ class RayBatches(Source):
         if self.one_view:
             rows = (bits[-1] % np.uint64(count)) * np.uint64(height * width) + bits[:-1] % np.uint64(height * width)
         else:
-            rows = bits[:-1] % np.uint64(self.num_examples)
+            rows = bits[:-1] % np.uint64(count * height * width)
         part = self._part(self.batch_size)
         view, pixel = np.divmod(rows.astype(np.int64)[part], height * width)
         y, x = np.divmod(pixel, width)
@@ -185,7 +188,8 @@ def ray_sources(
             notes,
             process_index,
             process_count,
+            by_view,
         )
-        for views in (scene.train, scene.test)
+        for views, by_view in ((scene.train, False), (scene.test, True))
     )
     return train, test

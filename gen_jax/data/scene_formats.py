@@ -89,7 +89,7 @@ def load_scene(folder: str | pathlib.Path, reading: Reading = USUAL) -> Scene:
 
 
 def read_blender(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
-    """A scene with one JSON file a split; a split without a file has the test views, or those learned from.
+    """A scene with one JSON file a split; where there is one for training alone, some of its views are held out.
 
     Args:
       folder: of the scene.
@@ -106,10 +106,8 @@ def read_blender(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
         for split in ("train", "val", "test")
         if (folder / f"transforms_{split}.json").is_file()
     }
-    train = found["train"]
-    test = found.get("test", found.get("val", train))
     near, far = reading.bounds(*_BLENDER_BOUNDS)
-    return make_scene(train, found.get("val", test), test, near=near, far=far, origin=str(folder))
+    return make_scene(*_splits(found, reading), near=near, far=far, origin=str(folder))
 
 
 def read_transforms(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
@@ -128,19 +126,29 @@ def read_transforms(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
     """
     path = folder / "transforms.json"
     views = _views_of(path, reading)
-    lists = {split: _json(path).get(f"{split}_filenames") for split in ("train", "val", "test")}
-    if lists["train"]:
-        parts = {split: views.take(_rows(views, names or [], path)) for split, names in lists.items()}
-        train, test = parts["train"], parts["test"] if len(parts["test"]) else parts["val"]
-        if not len(test):
-            train, test = hold_out(train, reading.hold_out_every)
-        val = parts["val"] if len(parts["val"]) else test
-    else:
-        train, test = hold_out(views, reading.hold_out_every)
-        val = test
+    data = _json(path)
+    rows = {split: _rows(views, data.get(f"{split}_filenames") or [], path) for split in ("train", "val", "test")}
+    named = np.concatenate([*rows.values(), np.zeros(0, int)])
+    judged = np.concatenate([rows["val"], rows["test"]])
+    if len(both := np.intersect1d(rows["train"], judged)):
+        raise UserError(f"{path} lists {views.names[both[0]]} for training and for judging; take it out of one list.")
+    if not len(rows["train"]):
+        rows["train"] = np.setdiff1d(np.arange(len(views)), named)
+    train, val, test = _splits({split: views.take(part) for split, part in rows.items() if len(part)}, reading)
     distance = _distance_to_focus(views)
     near, far = reading.bounds(0.1 * distance, 4.0 * distance)
     return make_scene(train, val, test, near=near, far=far, origin=str(folder))
+
+
+def _splits(found: dict[str, Views], reading: Reading) -> tuple[Views, Views, Views]:
+    """Views to learn from, to watch and to judge by; where the last two are missing, some of the first are held out."""
+    train, val, test = (found.get(split) for split in ("train", "val", "test"))
+    assert train is not None
+    if val is None and test is None:
+        train, test = hold_out(train, reading.hold_out_every)
+    judged = val if test is None else test
+    assert judged is not None
+    return train, judged if val is None else val, judged
 
 
 def read_llff(folder: pathlib.Path, reading: Reading = USUAL) -> Scene:
@@ -261,10 +269,12 @@ def read_npz(path: pathlib.Path, reading: Reading = USUAL) -> Scene:
             arrays = dict(file)
     except (*BROKEN_NPZ, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
-    splits = [split for split in ("train", "val", "test") if f"images_{split}" in arrays] or [""]
+    splits = [split for split in ("train", "val", "test") if f"images_{split}" in arrays]
+    if splits and "train" not in splits:
+        raise UserError(f"{path} has images_{splits[0]} and no images_train; expected views to learn from.")
     found = {}
-    for split in splits:
-        ending = f"_{split}" if split else ""
+    for split in splits or ["train"]:
+        ending = f"_{split}" if splits else ""
         for key in (f"images{ending}", f"poses{ending}", "focal"):
             if key not in arrays:
                 raise UserError(f"{path} has no array '{key}'; expected images, poses and focal.")
@@ -273,26 +283,20 @@ def read_npz(path: pathlib.Path, reading: Reading = USUAL) -> Scene:
             stored = straight(stored, str(path))
         images, count = [shrink(image, reading.factor, str(path)) for image in stored], len(stored)
         focal, poses = arrays["focal"], arrays[f"poses{ending}"]
-        if focal.size != 1 or not all(np.issubdtype(array.dtype, np.number) for array in (focal, poses)):
-            raise UserError(f"{path} has a focal or poses that are no numbers; expected one number, and [N, 4, 4].")
+        numbers = all(np.issubdtype(array.dtype, np.number) for array in (focal, poses))
+        if focal.size != 1 or poses.ndim != 3 or not numbers:
+            raise UserError(f"{path} has focal or poses of another form; expected one number, and [N, 4, 4] of them.")
         found[split] = make_views(
             images,
             poses,
             np.full((count, 2), float(focal.reshape(())) / reading.factor),
             np.tile(0.5 / reading.factor * np.array(stored.shape[2:0:-1]), (count, 1)),
             np.zeros((count, 4)),
-            [f"{path.name}:{split or 'image'}{row}" for row in range(count)],
+            [f"{path.name}:{split}{row}" for row in range(count)],
             str(path),
         )
-    if splits == [""]:
-        train, test = hold_out(found[""], reading.hold_out_every)
-        val = test
-    else:
-        train = found.get("train") or found[splits[0]]
-        test = found.get("test", found.get("val", train))
-        val = found.get("val", test)
     near, far = reading.bounds(*_BLENDER_BOUNDS)
-    return make_scene(train, val, test, near=near, far=far, origin=str(path))
+    return make_scene(*_splits(found, reading), near=near, far=far, origin=str(path))
 
 
 def _images_folder(folder: pathlib.Path, factor: int) -> tuple[pathlib.Path, int]:
@@ -326,9 +330,14 @@ def _as_bytes(images: np.ndarray, where: str) -> np.ndarray:
 
 def _number(value: Any, name: str, path: pathlib.Path) -> float:
     """A finite number of a JSON file."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{path} has {name}={value!r}; expected a finite number.")
-    return float(value)
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        shown = repr(value) if len(repr(value)) < 40 else "a thing too long to show"
+        raise UserError(f"{path} has {name}={shown}; expected a finite number.")
+    return number
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -409,8 +418,10 @@ def _intrinsics(data: dict[str, Any], image: np.ndarray, path: pathlib.Path) -> 
     return focal, center, [number(key, 0.0) for key in bends] or [0.0] * 4
 
 
-def _rows(views: Views, names: list[str], path: pathlib.Path) -> np.ndarray:
+def _rows(views: Views, names: Any, path: pathlib.Path) -> np.ndarray:
     """The numbers of the views with these file names."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} has a split that is no list of file names; expected one, or none.")
     numbers = {str(pathlib.Path(name)): row for row, name in enumerate(views.names)}
     rows = []
     for name in names:

@@ -49,6 +49,8 @@ def read_image(file: pathlib.Path, *, premultiplied: bool = False) -> np.ndarray
     """
     try:
         with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UserError(f"{file} has more than 8 bits a channel; save it with 8.")
             clear = "A" in image.getbands() or "transparency" in image.info
             pixels = np.asarray(image.convert("RGBA" if clear else "RGB"), np.uint8)
     except BROKEN_IMAGE as error:

@@ -170,6 +170,8 @@ def make_scene(
     """
     if len(train) < 2:
         raise UserError(f"{origin} has {len(train)} training view(s); a scene needs two or more.")
+    if np.ptp(train.poses[:, :, 3], axis=0).max() <= 0:
+        raise UserError(f"All training views of {origin} are from one place; a scene is seen from several.")
     if not len(test):
         raise UserError(
             f"{origin} has no test views; name some, or give config.data.hold_out_every where it splits none."

@@ -162,15 +162,18 @@ def mean_of_parts(
     size = len(next(iter(batch.values())))
     if size % parts:
         raise UserError(
-            f"The {size} examples that a device has of a batch cannot be taken in {parts} equal parts; give another "
-            "config.train.batch_size, or fewer parts with config.train.accumulate."
+            f"A batch of {size} examples cannot be taken in {parts} equal parts; give another config.train.batch_size, "
+            "or fewer parts with config.train.accumulate."
         )
 
     def add(carry: tuple[ModelState, Any], part: Batch) -> tuple[tuple[ModelState, Any], None]:
         model_state, results = function(carry[0], part)
         return (model_state, jax.tree.map(lambda total, new: total + new / parts, carry[1], results)), None
 
-    split = {name: array.reshape(parts, size // parts, *array.shape[1:]) for name, array in batch.items()}
+    # Every so many-th example, such that where devices hold neighbouring ones each has its share of every part.
+    split = {
+        name: array.reshape(size // parts, parts, *array.shape[1:]).swapaxes(0, 1) for name, array in batch.items()
+    }
     first = {name: array[0] for name, array in split.items()}
     shapes = jax.eval_shape(function, model_state, first)[1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32)), shapes)

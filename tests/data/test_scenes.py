@@ -115,6 +115,7 @@ def check(views, rows, images, focal=FOCAL, center=CENTER, lens=LENS):
         np.testing.assert_allclose(found, np.tile(expected, (len(rows), 1)), rtol=1e-6)
 
 
+POSES = np.array([square(pose) for pose in known_poses()])
 HELD_OUT, KEPT = np.array([0, 8]), np.arange(1, 8)
 
 
@@ -363,6 +364,11 @@ def test_scenes_of_which_nothing_can_be_learned_are_refused(tmp_path):
     write_blender(tmp_path / "clear", images=clear)
     with pytest.raises(UserError, match=r"Every training image of .*clear is wholly transparent"):
         load_scene(tmp_path / "clear")
+    here = known_poses()
+    here[:, :, 3] = here[0, :, 3]
+    write_blender(tmp_path / "here", here)
+    with pytest.raises(UserError, match=r"All training views of .*here are from one place"):
+        load_scene(tmp_path / "here")
     write_blender(tmp_path / "good")
     with pytest.raises(UserError, match="near=6 and far=2; expected 0 ≤ near < far"):
         load_scene(tmp_path / "good", Reading(near=6.0, far=2.0))
@@ -396,6 +402,31 @@ def test_splits_that_name_the_training_views_alone_hold_some_of_them_out(tmp_pat
     check(scene.test, HELD_OUT, known_images())
 
 
+def test_splits_that_name_the_judged_views_alone_leave_the_others_to_learn_from(tmp_path):
+    names = [f"images/{row:03d}.png" for row in range(COUNT)]
+    write_transforms(tmp_path, test_filenames=names[3:4])
+    scene = load_scene(tmp_path)
+    check(scene.train, np.delete(np.arange(COUNT), 3), known_images())
+    check(scene.test, np.array([3]), known_images())
+
+
+def test_training_views_alone_are_split(tmp_path):
+    """A lone transforms_train.json, or images_train: what is judged by is not learned from."""
+    write_blender(tmp_path / "blender", splits=("train",))
+    np.savez(tmp_path / "arrays.npz", images_train=known_images(), poses_train=POSES, focal=10.0)
+    for place in (tmp_path / "blender", tmp_path / "arrays.npz"):
+        scene = load_scene(place)
+        assert len(scene.train) == len(KEPT) and len(scene.test) == len(HELD_OUT)
+        assert not set(scene.train.names) & set(scene.test.names)
+
+
+def test_images_of_more_than_eight_bits_are_refused(tmp_path):
+    write_transforms(tmp_path)
+    Image.fromarray(np.full((HEIGHT, WIDTH), 40_000, np.uint16)).save(tmp_path / "images" / "000.png")
+    with pytest.raises(UserError, match=r"000\.png has more than 8 bits a channel"):
+        load_scene(tmp_path)
+
+
 def test_splits_of_different_sizes_are_refused(tmp_path):
     write_blender(tmp_path)
     write_blender(tmp_path, images=known_images(4)[:, :3], splits=("test",))
@@ -415,6 +446,12 @@ BAD_JSON = [
     ({"frames": [{"file_path": "images/000.png", "transform_matrix": [[1, 2], [3]]}]}, "is no matrix of numbers"),
     ({"frames": [{"file_path": "images/000.png", "transform_matrix": "turned"}]}, "is no matrix of numbers"),
     ({"frames": []}, "names no images"),
+    ({"fl_x": 10**400}, "has fl_x=a thing too long to show; expected a finite number"),
+    ({"train_filenames": 5}, "has a split that is no list of file names"),
+    (
+        {"train_filenames": ["images/001.png", "images/002.png"], "test_filenames": ["images/001.png"]},
+        r"lists .*001\.png for training and for judging",
+    ),
 ]
 
 
@@ -440,7 +477,6 @@ def test_a_pinhole_s_lens_is_straight_whatever_else_the_file_says(tmp_path):
     check(load_scene(tmp_path).train, KEPT, known_images(), lens=(0,) * 4)
 
 
-POSES = np.array([square(pose) for pose in known_poses()])
 BAD_ARRAYS = [
     ({"poses": POSES[:3]}, "has 9 images and 3 of poses"),
     ({"images": known_images()[:0]}, r"has the shape \(0, 6, 8, 3\); expected"),
@@ -448,9 +484,12 @@ BAD_ARRAYS = [
     ({"images": known_images(1)}, r"has the shape \(6, 8, 1\); expected \[H, W, 3 or 4\]"),
     ({"images": known_images().astype(np.int64)}, "are int64 outside of"),
     ({"images": known_images().astype(np.float32)}, "are float32 outside of"),
-    ({"focal": np.ones(2)}, "has a focal or poses that are no numbers"),
-    ({"poses": POSES.reshape(COUNT, 16)}, r"has poses of the shape \(16,\)"),
-    ({"poses": POSES.astype(str)}, "has a focal or poses that are no numbers"),
+    ({"focal": np.ones(2)}, "has focal or poses of another form"),
+    ({"poses": POSES.reshape(COUNT, 16)}, "has focal or poses of another form"),
+    ({"poses": POSES[:, :, :3]}, r"has poses of the shape \(4, 3\)"),
+    ({"poses": np.float64(1.0)}, "has focal or poses of another form"),
+    ({"images_val": known_images(), "poses_val": POSES}, "has images_val and no images_train"),
+    ({"poses": POSES.astype(str)}, "has focal or poses of another form"),
     ({"poses": np.where(POSES == 1, np.nan, POSES)}, "has a number that is not finite among the poses"),
 ]
 

@@ -152,6 +152,12 @@ def test_a_field_in_device_coordinates_has_no_mesh(trained):
         ({"data__name": "files", "data__near": 3.0, "data__far": 2.0}, r"near=3 is not before config\.data\.far=2"),
         ({"data__name": "files", "data__near": 3.0}, r"config\.data\.near=3 has no effect without config\.data\.far"),
         ({"data__near": 1.0, "data__far": 2.0}, "have no effect with config.data.name=analytic"),
+        (
+            {"data__dir": "/scenes/lego"},
+            r"config\.data\.dir=/scenes/lego has no effect with config\.data\.name=analytic",
+        ),
+        ({"data__factor": 2}, r"config\.data\.factor=2 has no effect"),
+        ({"train__accumulate": 3}, r"config\.train\.batch_size=64 cannot be taken in config\.train\.accumulate=3"),
         ({"data__name": "files"}, r"needs the folder of a scene; give --data_dir=FOLDER"),
         ({"data__name": "files", "data__dir": "/nowhere"}, "/nowhere has no scene"),
         ({"data__background": "grey"}, r"config\.data\.background='grey' is out of range"),

@@ -237,10 +237,20 @@ def test_a_batch_in_parts_holds_less():
     assert held(8) < 0.3 * held(1)
 
 
+def test_every_device_has_its_share_of_every_part():
+    """Under jit over a mesh no device asks others for the examples of a part."""
+    layout = parallel.Layout("jit")
+    tx = optax.sgd(0.1)
+    batch, state = _at(_regression_batches(1, size=32), 0), _regression_state(tx)
+    step = layout.wrap_train(make_train_step(_regression, tx, accumulate=4))
+    program = step.lower(layout.put_state(state), layout.put_batch(batch)).compile().as_text()
+    assert "all-reduce" in program and "all-gather" not in program and "all-to-all" not in program
+
+
 def test_a_batch_that_has_no_such_parts_is_refused():
     tx = optax.sgd(0.1)
     step = make_train_step(_regression, tx, accumulate=3)
-    with pytest.raises(UserError, match=r"The 16 examples that a device has .* cannot be taken in 3 equal parts"):
+    with pytest.raises(UserError, match="A batch of 16 examples cannot be taken in 3 equal parts"):
         step(_regression_state(tx), _at(_regression_batches(1), 0))
 
 
