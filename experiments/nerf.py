@@ -6,7 +6,7 @@ Time: 4 min of training on two CPU cores
 
 Presets (--preset=...):
   default  a scene of our own, traced exactly; a small network
-  lego     the lego of NeRF's synthetic scenes at any size, in --data_dir; a small network
+  lego     the lego of NeRF's synthetic scenes, in --data_dir; a small network; 26.4 dB at 100 pixels in 9 min
   fern     LLFF's fern, in --data_dir, in normalised device coordinates; a small network
   fox      instant-ngp's fox, in --data_dir; a small network
   blender  the paper's networks and recipe for synthetic scenes, in --data_dir

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen_jax.data import load_scene
+from gen_jax.data import Reading, load_scene
 from gen_jax.eval.image_quality import psnr
 from gen_jax.families.nerf import objectives, torch_weights, views
 from gen_jax.families.nerf.models import ask_field
@@ -22,6 +22,7 @@ from gen_jax.families.nerf.rendering import Sampling, render_ray
 from gen_jax.ops import cameras
 from gen_jax.ops.volume_rendering import over
 
+OTHERS = ("chair", "drums", "hotdog", "materials", "ship")
 STORED = pathlib.Path(__file__).parents[4] / "shared" / "data" / "weights"
 pytestmark = pytest.mark.skipif(not STORED.is_dir(), reason="needs the stored fields beside the checkout")
 
@@ -45,7 +46,7 @@ def ask(file, level):
     return functools.partial(ask_field, *field_of(file, level))
 
 
-@pytest.mark.parametrize("scene", ["lego", "chair", "drums", "hotdog", "materials", "ship", "fern"])
+@pytest.mark.parametrize("scene", ["lego", *OTHERS, "fern"])
 @pytest.mark.parametrize("level", ["coarse", "fine"])
 def test_raw_outputs(scene, level):
     file = stored(scene)
@@ -57,8 +58,12 @@ def test_raw_outputs(scene, level):
     np.testing.assert_allclose(jax.nn.sigmoid(color), jax.nn.sigmoid(expected[:, :3]), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("scene", ["lego", "ship"])
+ALL_BLENDER = ["lego", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+
+
+@pytest.mark.parametrize("scene", ALL_BLENDER)
 def test_renders(scene):
+    """Three views of each scene."""
     file = stored(scene)
     coarse, fine = ask(file, "coarse"), ask(file, "fine")
     # Their pixel (i, j) is at (i, j).
@@ -77,26 +82,49 @@ def test_renders(scene):
 
         return jax.lax.map(one, pixels, batch_size=512)
 
-    for found, level in zip(render(jnp.asarray(file["io/c2w"][0])), ("coarse", "fine"), strict=True):
-        expected = file[f"io/rgb_{level}"][0].reshape(-1, 3)
-        assert expected.std() > 0.1
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    assert len(file["io/c2w"]) == 3
+    for view, pose in enumerate(file["io/c2w"]):
+        for found, level in zip(render(jnp.asarray(pose)), ("coarse", "fine"), strict=True):
+            expected = file[f"io/rgb_{level}"][view].reshape(-1, 3)
+            assert expected.std() > 0.1
+            # One ray of 4096 may have an importance sample that rounding puts on the other side of a bin's edge.
+            error = np.abs(np.asarray(found) - expected).max(axis=1)
+            assert np.sum(error > 1e-3) <= 1 and error.max() < 2e-3
 
 
-SCENE = pathlib.Path(__file__).parents[4] / "shared" / "data" / "nerf_lego_100" / "lego_100.npz"
+SCENES = STORED.parent
+
+
+def likeness(scene, views_at, offset):
+    """The decibels of views of the real lego, at 100x100, with rays so far from the pixels' centres."""
+    file, test = stored("lego"), scene.test
+    nerf = objectives.NeRF(field_of(file, "coarse")[0], Sampling(2.0, 6.0, 64, 64, convention="code"))
+    params = {level: field_of(file, level)[1] for level in ("coarse", "fine")}
+    pixels = jnp.asarray(cameras.pixel_centers(100, 100).reshape(-1, 2) + offset)
+    render = jax.jit(functools.partial(views.render_pixels, nerf, params, pixels=pixels))
+    found = []
+    for row in views_at:
+        camera = cameras.Camera(*(jnp.asarray(part[row]) for part in (test.focal, test.center, test.distortion)))
+        seen = render(camera, jnp.asarray(test.poses[row]))
+        truth = over(test.images[row] / 255.0, np.ones(3)).reshape(-1, 3)
+        found.append(psnr(np.asarray(seen.color), truth))
+    return found
+
+
+@pytest.mark.skipif(not (SCENES / "nerf_lego_400").is_dir(), reason="needs the photographs beside the checkout")
+def test_the_stored_field_shows_the_real_lego():
+    """The first test photograph as its README says, 22.8 dB, with rays as its code has them: half a pixel off."""
+    scene = load_scene(SCENES / "nerf_lego_400", Reading(factor=4))
+    assert scene.test.names[0].endswith("r_0.png")
+    assert likeness(scene, [0], -0.5) == [pytest.approx(22.8, abs=0.05)]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SCENE.is_file(), reason="needs the photographs beside the checkout")
-def test_the_stored_field_shows_the_real_lego():
-    """Three held-out photographs at 100x100, as near as its README says: 22.8, 25.0 and 21.7 dB."""
-    scene, file = load_scene(SCENE), stored("lego")
-    nerf = objectives.NeRF(field_of(file, "coarse")[0], Sampling(2.0, 6.0, 64, 64, convention="code"))
-    params = {level: field_of(file, level)[1] for level in ("coarse", "fine")}
-    render = jax.jit(functools.partial(views.render_view, nerf, height=100, width=100))
-    found = []
-    test = scene.test
-    for image, pose, *lens in zip(test.images, test.poses, test.focal, test.center, test.distortion, strict=True):
-        seen = render(params, cameras.Camera(*map(jnp.asarray, lens)), jnp.asarray(pose))
-        found.append(psnr(np.asarray(seen.color), over(image / 255.0, np.ones(3))))
-    assert min(found) > 20 and max(found) > 24.5, found
+@pytest.mark.skipif(not (SCENES / "nerf_lego_100").is_dir(), reason="needs the photographs beside the checkout")
+def test_the_stored_field_shows_the_real_lego_better_through_the_pixels_centres():
+    """Half a pixel costs more than 3 dB: that a pixel's ray goes through its centre is seen in real photographs."""
+    scene = load_scene(SCENES / "nerf_lego_100")
+    everything = range(len(scene.test))
+    through, beside = likeness(scene, everything, 0.0), likeness(scene, everything, -0.5)
+    assert min(through) > 26.0
+    assert min(np.subtract(through, beside)) > 3.0
