@@ -24,6 +24,10 @@ from gen_jax.train.parallel import Layout, to_host
 NAMES = run.experiment_names()
 
 
+# Where gradients are so small that two steps of 1e-3 would show nothing: means of squared errors of colours.
+SGD_RATES = {"nerf": 0.1, "tiny_nerf": 0.1}
+
+
 def build(name: str, config):
     """The experiment, with no more than 300 test images: two batches, the second not full."""
     module = run.find_experiment(name)
@@ -45,7 +49,7 @@ def experiment_of(name: str, optimizer: str = "adam"):
     config = config_of(name).copy_and_resolve_references()
     if optimizer == "sgd":
         # Plain SGD: Adam hides a gradient that is a constant factor too large.
-        config.optim.name, config.optim.learning_rate = "sgd", 1e-3
+        config.optim.name, config.optim.learning_rate = "sgd", SGD_RATES.get(name, 1e-3)
     return build(name, config)
 
 
