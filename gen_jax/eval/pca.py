@@ -52,8 +52,8 @@ def fit_pca(examples: np.ndarray, rank: int) -> Pca:
     Of all codes of q numbers with a linear decoder it has the least error; autoencoders are compared with it at equal
     code size. The sign of a component is that which makes its entry of largest magnitude positive.
 
-    See "On Lines and Planes of Closest Fit to Systems of Points in Space", Pearson, 1901, and for the comparison
-    "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006.
+    See "On Lines and Planes of Closest Fit to Systems of Points in Space", Pearson, 1901, pages 559 to 572, and for
+    the comparison "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006.
 
     Args:
       examples: [N, ...] numbers, D to an example; one copy in float64 is made.
@@ -165,8 +165,8 @@ def linear_denoiser(clean: np.ndarray, gain: float, offset: float, variance: np.
     solvable. Gaussian noise has a = 1 and v = σ², and so Λ(Λ + σ²I)⁻¹, of error Σ_j λ_j σ² / (λ_j + σ²). No noise is
     drawn: of one fitted to a draw the noise in the draw is left in the map.
 
-    See "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", Wiener, 1949, and for the task
-    "Extracting and Composing Robust Features with Denoising Autoencoders", Vincent et al., 2008.
+    See "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", Wiener, 1949, Chapter III, and for the
+    task "Extracting and Composing Robust Features with Denoising Autoencoders", Vincent et al., 2008.
 
     Args:
       clean: [N, ...] x, D numbers to an example.

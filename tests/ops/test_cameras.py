@@ -110,3 +110,20 @@ def test_a_ray_in_device_coordinates_is_the_perspective_divide_of_the_ray():
             start + s * along, cameras.ndc_point(point, focal, size, near), atol=2e-6, err_msg=str(t)
         )
     np.testing.assert_allclose([start[2], (start + along)[2]], [-1, 1], atol=1e-6)
+
+
+def test_a_depth_in_device_coordinates_is_that_of_the_same_point():
+    """A point of the world is a share of the way along the ray in device coordinates; that share gives its depth back.
+
+    What is on the near plane's upper right corner is (1, 1, −1), and what is far beyond it on the same line (1, 1, 1).
+    """
+    focal, size, near = jnp.array([310.0, 290.0]), jnp.array([540.0, 240.0]), 1.5
+    corner = jnp.array([270 / 310, 120 / 290, -1.0])
+    np.testing.assert_allclose(cameras.ndc_point(near * corner, focal, size, near), [1, 1, -1], atol=1e-6)
+    np.testing.assert_allclose(cameras.ndc_point(1e6 * corner, focal, size, near), [1, 1, 1], atol=1e-5)
+
+    origin, direction = jnp.array([0.2, -0.1, 0.3]), jnp.array([0.3, 0.2, -1.0])
+    start, along = cameras.ndc_ray(origin, direction, focal, size, near)
+    for t in (1.9, 2.5, 7.0, 100.0):
+        share = (cameras.ndc_point(origin + t * direction, focal, size, near) - start)[2] / along[2]
+        np.testing.assert_allclose(cameras.ndc_depth(share, origin, direction, near), t, rtol=2e-5)

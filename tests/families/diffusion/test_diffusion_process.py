@@ -157,6 +157,20 @@ def test_bad_input_is_refused_in_a_sentence():
         diffusion.make_process([0.1, 0.2], [0])
 
 
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_every_prediction_names_its_x0_and_epsilon(kind: str):
+    """The pair that a target was made of comes back from it and from x_t, at the ends of a process and inside."""
+    x0, epsilon = np.random.default_rng(2).standard_normal((2, 5, 3))
+    with jax.enable_x64(True):
+        for t in (0, 258, 999):
+            signal, noise = _LINEAR.signal[t], _LINEAR.noise[t]
+            x_t = jnp.asarray(signal * x0 + noise * epsilon)
+            target = diffusion.prediction_target(kind, jnp.asarray(x0), jnp.asarray(epsilon), signal, noise)
+            found = diffusion.x0_and_epsilon(kind, target, x_t, signal, noise)
+            np.testing.assert_allclose(found[0], x0, rtol=1e-7, atol=1e-9)
+            np.testing.assert_allclose(found[1], epsilon, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("source", PREDICTIONS)
 @pytest.mark.parametrize("target", PREDICTIONS)
 def test_conversions(source: str, target: str):
