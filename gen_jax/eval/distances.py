@@ -63,6 +63,9 @@ class SubsetMean:
 def gaussian_moments(features: np.ndarray) -> Moments:
     """The mean and the covariance of features: μ = Σ_n x_n / N,  C = Σ_n (x_n − μ)(x_n − μ)ᵀ / (N − 1).
 
+    Those of "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel et al., 2017
+    (arXiv:1706.08500), Eq. 6.
+
     Args:
       features: [N, d] x, finite, N ≥ 2.
 

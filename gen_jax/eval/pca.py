@@ -90,6 +90,8 @@ def fit_pca(examples: np.ndarray, rank: int) -> Pca:
 def encode(pca: Pca, examples: np.ndarray) -> np.ndarray:
     """The coordinates of examples in the subspace: z = W(x − μ).
 
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 12.1.2.
+
     Args:
       pca: W and μ.
       examples: [N, ...] numbers, as many to an example as those it was fitted to.
@@ -109,6 +111,8 @@ def encode(pca: Pca, examples: np.ndarray) -> np.ndarray:
 def decode(pca: Pca, codes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The points of the subspace at given coordinates: x = μ + Wᵀz.
 
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 12.1.2.
+
     Args:
       pca: W and μ.
       codes: [N, q] z.
@@ -125,6 +129,8 @@ def decode(pca: Pca, codes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def reconstruct(pca: Pca, examples: np.ndarray) -> np.ndarray:
     """The point of the subspace that is nearest to each example.
 
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 12.1.2.
+
     Args:
       pca: the subspace.
       examples: as in `encode`.
@@ -140,6 +146,8 @@ def reconstruct(pca: Pca, examples: np.ndarray) -> np.ndarray:
 
 def reconstruction_error(pca: Pca, examples: np.ndarray) -> np.ndarray:
     """The squared distance of each example from the subspace, summed over dimensions.
+
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 12.1.2.
 
     Args:
       pca: the subspace.
@@ -200,6 +208,8 @@ def linear_denoiser(clean: np.ndarray, gain: float, offset: float, variance: np.
 
 def denoise(denoiser: LinearDenoiser, noisy: np.ndarray) -> np.ndarray:
     """The denoiser's guess at the clean examples.
+
+    See "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", Wiener, 1949, Chapter III.
 
     Args:
       denoiser: the map.

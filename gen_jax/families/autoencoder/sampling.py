@@ -49,6 +49,9 @@ def decode(params: Params, z: Array, *, model: nn.Module) -> Array:
 def reconstruct(params: Params, x: Array, *, model: nn.Module, k: int | None = None) -> Array:
     """The reconstructions x̂ = g(f(x)) of a batch.
 
+    See "Extracting and Composing Robust Features with Denoising Autoencoders", Vincent et al., 2008 (ICML), Section
+    2.2.
+
     Args:
       params: of the model.
       x: [B, H, W, C] in [0, 1].
@@ -190,6 +193,9 @@ def gaussian_images(keys: Key, images: Array) -> Array:
     """Noise with the mean and the covariance of a set of images, for a model to make something of.
 
     x = μ + Σ_i ε_i (x_i − μ) / √M,  ε ~ N(0, I)
+
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 11.1.1, here with the images as the root of
+    their covariance.
 
     Args:
       keys: [n].

@@ -79,6 +79,16 @@ def test_first_posterior_variance_is_the_seconds():
     assert diffusion.log_variance_table(_LINEAR, "beta")[0] == pytest.approx(np.log(1e-4), abs=1e-12)
 
 
+def test_fixed_variances_are_those_of_two_laws():
+    """Var(x_{t−1} | x_t): β of data N(0, I), where all x_t are so, and β̃ of one point, by conditioning Gaussians."""
+    before, betas = _LINEAR.alphas_bar_prev[1:], _LINEAR.betas[1:]
+    for name, data_variance in {"fixed_large": 1.0, "fixed_small": 0.0}.items():
+        prior = before * data_variance + 1 - before
+        conditioned = prior - (1 - betas) * prior**2 / ((1 - betas) * prior + betas)
+        np.testing.assert_allclose(diffusion.log_variance_table(_LINEAR, name)[1:], np.log(conditioned), rtol=1e-9)
+    np.testing.assert_array_equal(diffusion.log_variance_table(_LINEAR, "beta"), np.log(_LINEAR.betas))
+
+
 def test_q_sample_is_the_end_of_the_chain():
     """The moments of x_t after t + 1 steps of the chain, followed one by one, are those of the closed form."""
     process = diffusion.make_process(_SCHEDULES["given"])
