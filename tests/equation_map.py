@@ -34,7 +34,7 @@ PLACE = re.compile(
     + NUMBER
     + r"(?:(?:,\s+|\s+and\s+|\s+to\s+)"
     + NUMBER
-    + r")*|\b(?:its|whose|the authors') code\b|\bthe appendix on \w+"
+    + r")*|\bits code\b"
 )
 # A full stop before the next sentence; "Eq. 3" and "Fig. 1" go on with a number, and "et al." with a comma.
 SENTENCE = re.compile(r"\.\s+(?=[^\d\s])|\.$")
@@ -172,9 +172,9 @@ def paper_of(cited: Citation, titles: dict[str, set[str]]) -> str:
 
 
 def group_of(name: str) -> str:
-    """The heading under which a function stands: its family, or its layer."""
+    """The heading under which a function stands: the folder of its family or of its layer."""
     parts = name.split(".")
-    return f"families/{parts[2]}" if parts[1] == "families" else parts[1]
+    return "/".join(parts[: 3 if parts[1] == "families" else 2])
 
 
 def row(definition: Definition, entry: dict[str, str], titles: dict[str, set[str]]) -> str:

@@ -212,7 +212,7 @@ def reverse(
     p(x_{t−1} | x_t) = N(μ̃(x_t, x̂_0), Σ)
 
     See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 7 and 11: without a
-    constraint this is Eq. 11's mean (x_t − β_t / √(1 − ᾱ_t) ε) / √α_t.
+    constraint the mean is the latter's, (x_t − β_t / √(1 − ᾱ_t) ε) / √α_t.
 
     Args:
       process: the process.
