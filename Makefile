@@ -3,13 +3,14 @@
 #   make test       lint, types, layers and the tests
 #   make test-all   also the slow tests
 #   make bench      the benchmark table
+#   make equations  writes EQUATIONS.md: which equation of which paper each function is, and its test
 # Variables: PYTHON (the interpreter that makes the environment), VENV (its folder), ARGS (passed on).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run setup test test-all lint bench
+.PHONY: run setup test test-all lint bench equations
 
 run: $(VENV)/installed
 	$(BIN)/python -m experiments.vae --workdir=runs/vae $(ARGS)
@@ -39,3 +40,6 @@ test-all: lint
 
 bench: setup
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
+
+equations: $(VENV)/installed
+	$(BIN)/python tests/equation_map.py

@@ -47,7 +47,7 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, num_neighbours: int = 3
     where B is the closed ball and r(x) the distance from x to the k-th nearest of the others of its own set.
 
     See "Improved Precision and Recall Metric for Assessing Generative Models", Kynkäänniemi et al., 2019
-    (arXiv:1904.06991).
+    (arXiv:1904.06991), Section 2.
 
     Args:
       real: [N, d] x, the features of data, finite.
@@ -74,7 +74,8 @@ def density_coverage(real: np.ndarray, fake: np.ndarray, num_neighbours: int = 5
     where B and r are those of `precision_recall`. A few outlying samples, whose own neighbourhoods would be vast, count
     for little here, as only the data have neighbourhoods.
 
-    See "Reliable Fidelity and Diversity Metrics for Generative Models", Naeem et al., 2020 (arXiv:2002.09797).
+    See "Reliable Fidelity and Diversity Metrics for Generative Models", Naeem et al., 2020 (arXiv:2002.09797), Section
+    3.
 
     Args:
       real: [N, d] x, the features of data, finite.
@@ -100,6 +101,9 @@ def expected_coverage(num_real: int, num_fake: int, num_neighbours: int) -> floa
 
     1 − Π_{i=1..k} (N − i) / (N + M − i):
     an example goes uncovered where its k nearest of the N − 1 other real ones and the M samples are all real.
+
+    See "Reliable Fidelity and Diversity Metrics for Generative Models", Naeem et al., 2020 (arXiv:2002.09797), Section
+    3.
 
     Args:
       num_real: N.

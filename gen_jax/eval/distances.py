@@ -63,6 +63,9 @@ class SubsetMean:
 def gaussian_moments(features: np.ndarray) -> Moments:
     """The mean and the covariance of features: μ = Σ_n x_n / N,  C = Σ_n (x_n − μ)(x_n − μ)ᵀ / (N − 1).
 
+    Those of "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel et al., 2017
+    (arXiv:1706.08500), Eq. 6.
+
     Args:
       features: [N, d] x, finite, N ≥ 2.
 
@@ -90,9 +93,9 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     good as others. Its trace is the sum of the singular values of C₁^½ C₂^½: the same number, which is the same for
     both orders of the arguments and never takes the root of a rounding error.
 
-    See "The Fréchet distance between multivariate normal distributions", Dowson and Landau, 1982, and for its use
-    "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel et al., 2017
-    (arXiv:1706.08500).
+    See "The Fréchet distance between multivariate normal distributions", Dowson and Landau, 1982, pages 450
+    to 455, and for its use "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel
+    et al., 2017 (arXiv:1706.08500), Eq. 6.
 
     Args:
       mean1: [d] μ₁.
@@ -139,6 +142,9 @@ def _symmetric_root(covariance: np.ndarray) -> np.ndarray:
 def frechet_distance_of_features(real: np.ndarray, fake: np.ndarray) -> FrechetDistance:
     """The Fréchet distance of the Gaussians fitted to the features of data and of samples.
 
+    See "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel et al., 2017
+    (arXiv:1706.08500), Eq. 6.
+
     Args:
       real: [N, d] the features of data, finite, N ≥ 2.
       fake: [M, d] those of samples, finite, M ≥ 2.
@@ -165,7 +171,7 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
     distribution it averages 0 and is often below. With features of the Inception network it is the papers' KID, which
     some give times 1000.
 
-    See "Demystifying MMD GANs", Bińkowski et al., 2018 (arXiv:1801.01401).
+    See "Demystifying MMD GANs", Bińkowski et al., 2018 (arXiv:1801.01401), Section 4.
 
     Args:
       real: [N, d] x, the features of data, finite, N ≥ 2.
@@ -257,6 +263,8 @@ def kernel_distance_of_subsets(
 
     The estimate is unbiased whatever the size of the subsets, but uses less than all pairs and so varies more.
 
+    See "Demystifying MMD GANs", Bińkowski et al., 2018 (arXiv:1801.01401), Section 4.
+
     Args:
       real: [N, d] the features of data, finite.
       fake: [M, d] those of samples, finite.
@@ -292,7 +300,7 @@ def inception_score(probs: np.ndarray, splits: int = 10) -> SubsetMean:
     from 1, where every sample has the same class probabilities, to C, where each has one class for sure and all are
     equally frequent. With the Inception network it is the papers' inception score.
 
-    See "Improved Techniques for Training GANs", Salimans et al., 2016 (arXiv:1606.03498).
+    See "Improved Techniques for Training GANs", Salimans et al., 2016 (arXiv:1606.03498), Section 4.
 
     Args:
       probs: [N, C] p(c|x_n), each row ≥ 0 with the sum 1, in an order that has nothing to do with the classes.

@@ -9,6 +9,9 @@ from skimage.metrics import structural_similarity
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
     """The peak signal-to-noise ratio: −10 log₁₀ of the mean squared error.
 
+    See "Mean Squared Error: Love It or Leave It?", Wang and Bovik, 2009 (IEEE Signal Processing Magazine 26), pages 98
+    to 117.
+
     Args:
       image: [H, W, C] in [0, 1].
       truth: [H, W, C] in [0, 1].

@@ -38,7 +38,7 @@ def log_density(samples: np.ndarray, points: np.ndarray, sigma: float) -> np.nda
 
     log p(x) = log Σ_i exp(−‖x − s_i‖²/2σ²) − log n − (d/2) log 2πσ²
 
-    See "On Estimation of a Probability Density Function and Mode", Parzen, 1962.
+    See "On Estimation of a Probability Density Function and Mode", Parzen, 1962, pages 1065 to 1076.
 
     Args:
       samples: [n, d] s, finite.
@@ -62,8 +62,8 @@ def parzen_log_likelihood(
     It is how the first GANs were compared. It is a poor estimate in many dimensions, even of many samples, and can rank
     bad models above the data's own distribution; it is here to compare with those papers.
 
-    See "Generative Adversarial Networks", Goodfellow et al., 2014 (arXiv:1406.2661), and against it "A note on the
-    evaluation of generative models", Theis et al., 2016 (arXiv:1511.01844).
+    See "Generative Adversarial Nets", Goodfellow et al., 2014 (arXiv:1406.2661), Section 5, and against it "A note on
+    the evaluation of generative models", Theis et al., 2016 (arXiv:1511.01844).
 
     Args:
       samples: [n, d] of the model, finite.

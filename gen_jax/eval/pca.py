@@ -52,8 +52,8 @@ def fit_pca(examples: np.ndarray, rank: int) -> Pca:
     Of all codes of q numbers with a linear decoder it has the least error; autoencoders are compared with it at equal
     code size. The sign of a component is that which makes its entry of largest magnitude positive.
 
-    See "On Lines and Planes of Closest Fit to Systems of Points in Space", Pearson, 1901, and for the comparison
-    "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006.
+    See "On Lines and Planes of Closest Fit to Systems of Points in Space", Pearson, 1901, pages 559 to 572, and for
+    the comparison "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006.
 
     Args:
       examples: [N, ...] numbers, D to an example; one copy in float64 is made.
@@ -90,6 +90,8 @@ def fit_pca(examples: np.ndarray, rank: int) -> Pca:
 def encode(pca: Pca, examples: np.ndarray) -> np.ndarray:
     """The coordinates of examples in the subspace: z = W(x − μ).
 
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 12.1.2.
+
     Args:
       pca: W and μ.
       examples: [N, ...] numbers, as many to an example as those it was fitted to.
@@ -109,6 +111,8 @@ def encode(pca: Pca, examples: np.ndarray) -> np.ndarray:
 def decode(pca: Pca, codes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The points of the subspace at given coordinates: x = μ + Wᵀz.
 
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 12.1.2.
+
     Args:
       pca: W and μ.
       codes: [N, q] z.
@@ -125,6 +129,8 @@ def decode(pca: Pca, codes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def reconstruct(pca: Pca, examples: np.ndarray) -> np.ndarray:
     """The point of the subspace that is nearest to each example.
 
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 12.1.2.
+
     Args:
       pca: the subspace.
       examples: as in `encode`.
@@ -140,6 +146,8 @@ def reconstruct(pca: Pca, examples: np.ndarray) -> np.ndarray:
 
 def reconstruction_error(pca: Pca, examples: np.ndarray) -> np.ndarray:
     """The squared distance of each example from the subspace, summed over dimensions.
+
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 12.1.2.
 
     Args:
       pca: the subspace.
@@ -165,8 +173,8 @@ def linear_denoiser(clean: np.ndarray, gain: float, offset: float, variance: np.
     solvable. Gaussian noise has a = 1 and v = σ², and so Λ(Λ + σ²I)⁻¹, of error Σ_j λ_j σ² / (λ_j + σ²). No noise is
     drawn: of one fitted to a draw the noise in the draw is left in the map.
 
-    See "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", Wiener, 1949, and for the task
-    "Extracting and Composing Robust Features with Denoising Autoencoders", Vincent et al., 2008.
+    See "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", Wiener, 1949, Chapter III, and for the
+    task "Extracting and Composing Robust Features with Denoising Autoencoders", Vincent et al., 2008.
 
     Args:
       clean: [N, ...] x, D numbers to an example.
@@ -200,6 +208,8 @@ def linear_denoiser(clean: np.ndarray, gain: float, offset: float, variance: np.
 
 def denoise(denoiser: LinearDenoiser, noisy: np.ndarray) -> np.ndarray:
     """The denoiser's guess at the clean examples.
+
+    See "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", Wiener, 1949, Chapter III.
 
     Args:
       denoiser: the map.

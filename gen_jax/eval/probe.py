@@ -62,7 +62,8 @@ def linear_probe(
     was not fitted to; of equals the smallest, which is the strongest penalty. The fit with it is to all of the training
     set. The test set serves for nothing but the accuracy.
 
-    See "Understanding intermediate layers using linear classifier probes", Alain and Bengio, 2016 (arXiv:1610.01644).
+    See "Understanding intermediate layers using linear classifier probes", Alain and Bengio, 2016 (arXiv:1610.01644),
+    Section 3.
 
     Args:
       train_codes: [N, d] z, finite.

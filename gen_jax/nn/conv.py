@@ -34,6 +34,8 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 def strided_conv(y: Array, kernel: Array, stride: int) -> Array:
     """The strided convolution with "SAME" padding, F(y, k), equal to `jax.lax.conv_general_dilated`.
 
+    See "A guide to convolution arithmetic for deep learning", Dumoulin and Visin, 2016 (arXiv:1603.07285), Section 2.
+
     Args:
       y: [B, H, W, I].
       kernel: [h, w, I, O].

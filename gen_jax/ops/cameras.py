@@ -96,7 +96,7 @@ def pixel_centers(height: int, width: int) -> np.ndarray:
 def distort(point: Array, distortion: Array) -> Array:
     """Where a lens shows a point of the plane z = 1: x (1 + k_1 r² + k_2 r⁴) + (2 p_1 x y + p_2 (r² + 2 x²), …).
 
-    See "Close-Range Camera Calibration", Brown, 1971; in OpenCV's order of the coefficients.
+    See "Close-Range Camera Calibration", Brown, 1971, pages 855 to 866; in OpenCV's order of the coefficients.
 
     Args:
       point: [2] (x, y), y down.
@@ -115,6 +115,8 @@ def distort(point: Array, distortion: Array) -> Array:
 
 def undistort(point: Array, distortion: Array) -> Array:
     """The inverse of `distort`, by Newton's method from the point itself.
+
+    See "Close-Range Camera Calibration", Brown, 1971, pages 855 to 866.
 
     Args:
       point: [2], where the lens shows it.
@@ -184,6 +186,8 @@ def ray(camera: Camera, pose: Array, pixel: Array, *, axes: str = "opengl") -> t
 def project(camera: Camera, pose: Array, point: Array, *, axes: str = "opengl") -> tuple[Array, Array]:
     """The pixel in which a camera sees a point.
 
+    See "Multiple View Geometry in Computer Vision", Hartley and Zisserman, 2004, Section 6.1.
+
     Args:
       camera: the intrinsics.
       pose: [3, 4] camera to world, a rotation and a place.
@@ -203,6 +207,8 @@ def project(camera: Camera, pose: Array, point: Array, *, axes: str = "opengl") 
 
 def unproject(camera: Camera, pose: Array, pixel: Array, depth: Array | float, *, axes: str = "opengl") -> Array:
     """The point that a camera sees in a pixel at a depth: the inverse of `project`.
+
+    See "Multiple View Geometry in Computer Vision", Hartley and Zisserman, 2004, Section 6.1.
 
     Args:
       camera: the intrinsics.

@@ -123,6 +123,8 @@ def density_to_levels(log_density: Array, num_dims: int, num_levels: int = 256) 
 def bits_per_dim(log_likelihood: Array, num_dims: int) -> Array:
     """The code length of an example in bits per dimension: −log p / (D log 2).
 
+    See "Pixel Recurrent Neural Networks", van den Oord et al., 2016 (arXiv:1601.06759), Section 5.1.
+
     Args:
       log_likelihood: [...] nats, a log-probability of discrete values (see `density_to_levels` for a density).
       num_dims: D, channels counted: 784 for 28x28 grey, 3072 for 32x32 RGB.

@@ -14,6 +14,8 @@ def trilinear(values: Array, place: Array) -> Array:
 
     f(x) = Σ_b f(⌊x⌋ + b) Π_k (1 − |x_k − ⌊x_k⌋ − b_k|),  b ∈ {0, 1}³
 
+    See "Numerical Recipes in C", Press et al., 1992, Section 3.6, for two coordinates.
+
     Args:
       values: [X, Y, Z, ...], each side 2 or more.
       place: [3], in steps of the grid from its first point on; outside of it the nearest place on its border counts.

@@ -37,7 +37,7 @@ def dynamic_binarization(key: Key, image: Array) -> Array:
 
 
 def threshold_binarization(image: Array) -> Array:
-    """A binary image without noise: x = 1 where v > 127.
+    """A binary image without noise: 1 where v > 127, and 0 elsewhere.
 
     Args:
       image: [...] uint8.

@@ -99,6 +99,8 @@ def inverse_cdf(edges: Array, weights: Array, u: Array) -> Array:
 
     Nothing is added to the weights, so no sample lies where the weight is 0.
 
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Section 5.2.
+
     Args:
       edges: [M + 1], increasing.
       weights: [M], ≥ 0; all zero stands for all equal.
@@ -149,6 +151,8 @@ def importance_depths(
 
 def intervals(depths: Array, *, far: Array | float | None = None) -> Array:
     """The lengths of the intervals between samples: δ_i = t_{i+1} − t_i.
+
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Section 4, after Eq. 3.
 
     Args:
       depths: [N] t_i, increasing.
@@ -221,6 +225,8 @@ def over(image: np.ndarray, background: np.ndarray, *, premultiplied: bool = Fal
     """An image with transparency laid over a background.
 
     Straight alpha: α c + (1 − α) b. Premultiplied alpha, where the colours are multiplied by α already: c + (1 − α) b.
+
+    See "Compositing Digital Images", Porter and Duff, 1984, pages 253 to 259.
 
     Args:
       image: [..., 4] red, green, blue and α in [0, 1].

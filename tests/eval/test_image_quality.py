@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from gen_jax.eval.image_quality import psnr, ssim
 from gen_jax.families.nerf import losses
@@ -32,3 +35,15 @@ def test_ssim():
     np.testing.assert_allclose(ssim(a * flat, b * flat), (2 * a * b + c) / (a * a + b * b + c), rtol=1e-6)
     noise = np.random.default_rng(3).normal(0, 0.1, truth.shape)
     assert 1 > ssim(truth + noise, truth) > ssim(truth + 2 * noise, truth) > 0
+
+
+def test_ssim_of_two_images():
+    """By its definition: means, variances and covariance in a Gaussian window, where no window leaves the image."""
+    truth, image = np.random.default_rng(4).random((2, 24, 20, 1))
+    window = functools.partial(ndimage.gaussian_filter, sigma=1.5, truncate=5 / 1.5)
+    x, y = truth[..., 0], image[..., 0]
+    mean_x, mean_y = window(x), window(y)
+    var_x, var_y, cov = window(x * x) - mean_x**2, window(y * y) - mean_y**2, window(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    of_pixels = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    np.testing.assert_allclose(ssim(image, truth), of_pixels[5:-5, 5:-5].mean(), rtol=1e-9)

@@ -94,3 +94,13 @@ def test_a_pose_can_be_drawn_inside_of_a_program():
 def test_an_unknown_path_is_refused():
     with pytest.raises(ValueError, match="'circle' is not known; expected one of orbit, spiral"):
         camera_paths.pose_at("circle", AROUND)
+
+
+def test_places_of_a_spiral():
+    """In its first turn of two: right at its beginning, down and forth after a quarter, left after a half."""
+    places = {0.0: [1, 0, 0], 0.125: [0, -0.5, -0.2 * np.sqrt(0.5)], 0.25: [-1, 0, -0.2]}
+    for time, place in places.items():
+        pose = camera_paths.spiral_pose(jnp.float32(time), BEFORE)
+        np.testing.assert_allclose(pose[:, 3], place, atol=1e-6)
+        toward = (np.array([0, 0, -5.0]) - place) / np.linalg.norm(np.array([0, 0, -5.0]) - place)
+        np.testing.assert_allclose(-pose[:, 2], toward, atol=1e-6)

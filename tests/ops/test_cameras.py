@@ -68,6 +68,19 @@ def test_pixels_of_a_camera_of_ninety_degrees_see_the_known_places_of_a_cubes_fa
         np.testing.assert_allclose(direction, np.array(place) * [1, -1, -1], atol=1e-6)
 
 
+def test_known_places_are_seen_in_their_pixels():
+    """The cube's face once more, from its places to the pixels; and a point through a lens, by hand."""
+    camera, pose = cameras.pinhole(2.0, 4, 4), jnp.eye(3, 4)
+    for place, pixel in (((-0.75, 0.75, -1), (0.5, 0.5)), ((1.5, 1.5, -2), (3.5, 0.5)), ((0, -3, -4), (2.0, 3.5))):
+        found, depth = cameras.project(camera, pose, jnp.array(place, jnp.float32))
+        np.testing.assert_allclose(found, pixel, atol=1e-6)
+        assert depth == -place[2]
+    # At (0.3, 0.4) on the plane before the camera r² is 0.25: 1 + 0.1 r² − 0.05 r⁴ = 1.021875.
+    lens = Camera(jnp.array([310.0, 290.0]), jnp.array([270.3, 121.7]), jnp.array([0.1, -0.05, 0.0, 0.0]))
+    found, _ = cameras.project(lens, pose, jnp.array([0.6, -0.8, -2.0]))
+    np.testing.assert_allclose(found, [270.3 + 310 * 0.3 * 1.021875, 121.7 + 290 * 0.4 * 1.021875], rtol=1e-6)
+
+
 def test_a_turned_camera_in_a_turned_scene_sees_the_same():
     camera, pose, turn = some_camera(LENS), some_pose(2), jnp.asarray(Rotation.random(random_state=3).as_matrix())
     point = pose[:, 3] - 3.0 * pose[:, 2] + jnp.array([0.1, 0.2, 0.3])
@@ -110,3 +123,20 @@ def test_a_ray_in_device_coordinates_is_the_perspective_divide_of_the_ray():
             start + s * along, cameras.ndc_point(point, focal, size, near), atol=2e-6, err_msg=str(t)
         )
     np.testing.assert_allclose([start[2], (start + along)[2]], [-1, 1], atol=1e-6)
+
+
+def test_a_depth_in_device_coordinates_is_that_of_the_same_point():
+    """A point of the world is a share of the way along the ray in device coordinates; that share gives its depth back.
+
+    What is on the near plane's upper right corner is (1, 1, −1), and what is far beyond it on the same line (1, 1, 1).
+    """
+    focal, size, near = jnp.array([310.0, 290.0]), jnp.array([540.0, 240.0]), 1.5
+    corner = jnp.array([270 / 310, 120 / 290, -1.0])
+    np.testing.assert_allclose(cameras.ndc_point(near * corner, focal, size, near), [1, 1, -1], atol=1e-6)
+    np.testing.assert_allclose(cameras.ndc_point(1e6 * corner, focal, size, near), [1, 1, 1], atol=1e-5)
+
+    origin, direction = jnp.array([0.2, -0.1, 0.3]), jnp.array([0.3, 0.2, -1.0])
+    start, along = cameras.ndc_ray(origin, direction, focal, size, near)
+    for t in (1.9, 2.5, 7.0, 100.0):
+        share = (cameras.ndc_point(origin + t * direction, focal, size, near) - start)[2] / along[2]
+        np.testing.assert_allclose(cameras.ndc_depth(share, origin, direction, near), t, rtol=2e-5)

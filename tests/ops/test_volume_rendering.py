@@ -203,6 +203,15 @@ def test_importance_samples_are_sorted_and_between_the_coarse_ones(seed):
     np.testing.assert_array_equal(gradient, np.zeros(32))
 
 
+def test_importance_samples_are_as_many_as_the_weights_say():
+    """Of evenly spread quantiles, w_i / Σ w of them lie between the middles about sample i, both ends left out."""
+    t, num = random_depths(3, 12), 20_000
+    weights = np.random.default_rng(4).exponential(1.0, 12).astype(np.float32)
+    found = importance_depths(None, t, jnp.asarray(weights), num)
+    counts, _ = np.histogram(found, (np.asarray(t)[1:] + np.asarray(t)[:-1]) / 2)
+    np.testing.assert_allclose(counts / num, weights[1:-1] / weights[1:-1].sum(), atol=2e-4)
+
+
 def test_straight_and_premultiplied_alpha():
     straight = np.array([0.8, 0.4, 0.2, 0.25])
     premultiplied = np.array([0.2, 0.1, 0.05, 0.25])

@@ -89,6 +89,8 @@ def conditional_moments(x: Array, kind: str, level: float) -> tuple[float, float
     E[x̃|x] = a x + c;  Gaussian: a = 1, c = 0, Var = σ²;  masking: a = 1 − ν, c = 0, Var = ν (1 − ν) x²;
     salt and pepper: a = 1 − ν, c = ν/2, Var = (1 − ν) x² + ν/2 − (a x + c)²
 
+    Of the laws in "Stacked Denoising Autoencoders", Vincent et al., 2010 (JMLR 11), Section 3.3.
+
     Args:
       x: [...] the image.
       kind: as in `corrupt`.

@@ -180,8 +180,8 @@ def in_batches(function: Callable[[Array], Array], x: np.ndarray, batch_size: in
 def jacobian_spectrum(params: Params, x: np.ndarray, *, model: nn.Module) -> np.ndarray:
     """The singular values of the encoder's Jacobian, in falling order, on average over images.
 
-    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML), on
-    the spectrum of singular values.
+    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML),
+    Section 5, on the spectrum of singular values.
 
     Args:
       params: of the model.

@@ -18,8 +18,9 @@ def reconstruction_error(x: Array, reconstruction: Array, kind: str = "squared_e
 
     squared error  Σ_i (x_i − x̂_i)²;   cross-entropy  −Σ_i [x_i log σ(ℓ_i) + (1 − x_i) log(1 − σ(ℓ_i))]
 
-    See "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006 (Science 313), who
-    train on the second and report the first.
+    See "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006 (Science 313),
+    pages 504 to 507, who train on the second and report the first; both are in "Extracting and Composing Robust
+    Features with Denoising Autoencoders", Vincent et al., 2008 (ICML), Section 2.2.
 
     Args:
       x: [...] the image, in [0, 1] for the cross-entropy.
@@ -79,8 +80,8 @@ def k_sparse(z: Array, k: Array | int, max_k: int | None = None) -> Array:
 
     z_j where j ∈ supp_k(z), 0 elsewhere
 
-    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), steps 1 and 2 of the algorithm. Of
-    equal activations the first are kept, so that there are never more than k.
+    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), Section 2, steps 1 and 2 of the
+    algorithm. Of equal activations the first are kept, so that there are never more than k.
 
     Args:
       z: [d] the linear activations, before any other nonlinearity; the largest are kept, not the largest in size.
@@ -105,8 +106,8 @@ def k_sparse(z: Array, k: Array | int, max_k: int | None = None) -> Array:
 def annealed_k(step: Array, k_start: int, k: int, anneal_steps: int) -> Array:
     """How many activations are kept at a step: from `k_start` in a straight line to `k`, and `k` from then on.
 
-    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), on scheduling the sparsity level:
-    units that are never among the k largest learn nothing, so the first epochs keep many.
+    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), Section 4.2, on scheduling the
+    sparsity level: units that are never among the k largest learn nothing, so the first epochs keep many.
 
     Args:
       step: [] the number of updates made.
@@ -146,8 +147,8 @@ def sigmoid_contractive_penalty(z: Array, kernel: Array) -> Array:
 
     ‖J_f(x)‖²_F = Σ_j [z_j (1 − z_j)]² Σ_i W_ij²
 
-    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML), for
-    sigmoid units.
+    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML),
+    pages 833 to 840, for sigmoid units.
 
     Args:
       z: [d] the layer's activations, in (0, 1).
@@ -165,7 +166,7 @@ def hutchinson_contractive_penalty(key: Key, encode: Callable[[Array], Array], x
     ‖J‖²_F = tr(J Jᵀ) = E[‖Jᵀ v‖²],  v ~ U{−1, 1}^d
 
     See "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing splines", Hutchinson, 1989
-    (Communications in Statistics 18); for these signs the estimate varies least.
+    (Communications in Statistics 18), pages 1059 to 1076; for these signs the estimate varies least.
 
     Args:
       key: this example's key at this step.
@@ -185,7 +186,7 @@ def hutchinson_contractive_penalty(key: Key, encode: Callable[[Array], Array], x
 def l2_penalty(params: Params) -> Array:
     """The sum of the squares of all weights, biases left out: Σ ‖W‖²_F.
 
-    See "Loss Landscapes of Regularized Linear Autoencoders", Kunin et al., 2019 (arXiv:1901.08168).
+    See "Loss Landscapes of Regularized Linear Autoencoders", Kunin et al., 2019 (arXiv:1901.08168), Section 2.
 
     Args:
       params: a pytree; arrays of fewer than two axes are biases.

@@ -80,7 +80,8 @@ def objective(
 ) -> tuple[Array, tuple[ModelState, Terms]]:
     """The plain autoencoder: the mean error of the reconstructions, and μ Σ ‖W‖²_F where that is wanted.
 
-    See "Loss Landscapes of Regularized Linear Autoencoders", Kunin et al., 2019 (arXiv:1901.08168), for the sum.
+    See "Loss Landscapes of Regularized Linear Autoencoders", Kunin et al., 2019 (arXiv:1901.08168), Section 2, for the
+    sum.
 
     Args:
       params: of the model.
@@ -167,7 +168,8 @@ def sparse_objective(
 
     k-sparse  L(x, g(supp_k f(x)));   KL  L + β Σ_j KL(ρ ‖ ρ̂_j);   L1  L + β Σ_j |z_j|
 
-    See `losses.k_sparse`, `losses.kl_sparsity` and `losses.l1_sparsity` for the papers.
+    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), Section 2, "Sparse autoencoder", Ng, 2011
+    (CS294A lecture notes), Section 3, and `losses.l1_sparsity`.
 
     Args:
       params: of the model.
@@ -228,7 +230,8 @@ def contractive_objective(
 
     L(x, g(f(x))) + λ ‖J_f(x)‖²_F
 
-    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML), J_CAE.
+    See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML),
+    Section 3, J_CAE.
 
     Args:
       params: of the model.

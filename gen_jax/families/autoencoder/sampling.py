@@ -49,6 +49,9 @@ def decode(params: Params, z: Array, *, model: nn.Module) -> Array:
 def reconstruct(params: Params, x: Array, *, model: nn.Module, k: int | None = None) -> Array:
     """The reconstructions x̂ = g(f(x)) of a batch.
 
+    See "Extracting and Composing Robust Features with Denoising Autoencoders", Vincent et al., 2008 (ICML), Section
+    2.2.
+
     Args:
       params: of the model.
       x: [B, H, W, C] in [0, 1].
@@ -124,8 +127,8 @@ def denoising_chain(
 
     x̃_t ~ q(x̃ | x_t),  x_{t+1} = r(x̃_t);  x_0 ~ U[0, 1]^D
 
-    See "Generalized Denoising Auto-Encoders as Generative Models", Bengio et al., 2013 (arXiv:1305.6663);
-    here the mean r(x̃) stands for a draw of P(X|X̃).
+    See "Generalized Denoising Auto-Encoders as Generative Models", Bengio et al., 2013 (arXiv:1305.6663),
+    Section 2.2; here the mean r(x̃) stands for a draw of P(X|X̃).
 
     Args:
       reconstruct: r, which maps [n, H, W, C] to the same shape.
@@ -155,8 +158,8 @@ def contractive_walk(
 
     z_t = f(x_t) + Δ,  Δ = J Jᵀ ε,  ε ~ N(0, s² I);  x_{t+1} = g(z_t)
 
-    See "A Generative Process for Sampling Contractive Auto-Encoders", Rifai et al., 2012 (arXiv:1206.6434).
-    J is never formed: Δ is one backward and one forward product.
+    See "A Generative Process for Sampling Contractive Auto-Encoders", Rifai et al., 2012 (arXiv:1206.6434),
+    Section 3. J is never formed: Δ is one backward and one forward product.
 
     Args:
       params: of the model.
@@ -191,6 +194,9 @@ def gaussian_images(keys: Key, images: Array) -> Array:
 
     x = μ + Σ_i ε_i (x_i − μ) / √M,  ε ~ N(0, I)
 
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 11.1.1, here with the images as the root of
+    their covariance.
+
     Args:
       keys: [n].
       images: [M, H, W, C].
@@ -210,7 +216,7 @@ def inpaint(reconstruct: Callable[[Array], Array], x: Array, known: Array, num_s
 
     x_{t+1} = m ⊙ x + (1 − m) ⊙ r(x_t),  x_0 = m ⊙ x
 
-    See "Image Denoising and Inpainting with Deep Neural Networks", Xie et al., 2012 (NeurIPS 25), for
+    See "Image Denoising and Inpainting with Deep Neural Networks", Xie et al., 2012 (NeurIPS 25), Section 2, for
     autoencoders that fill in, and for holding what is known "Deep Generative Stochastic Networks Trainable by
     Backprop", Bengio et al., 2014 (arXiv:1306.1091).
 

@@ -15,6 +15,8 @@ from gen_jax.ops import pixels
 def cross_entropy(logits: Array, label: Array) -> Array:
     """The cross-entropy of a class: −log p(c|x) = log Σ_k e^{S_k} − S_c.
 
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 4.3.4, Eq. 4.108.
+
     Args:
       logits: [K] S.
       label: [] c, from 0 to K − 1.
@@ -34,6 +36,8 @@ def objective(
     model: SmallClassifier,
 ) -> tuple[Array, tuple[ModelState, Terms]]:
     """The mean cross-entropy over a batch, and what a train step logs.
+
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 4.3.4, Eq. 4.108.
 
     Args:
       params: of the model.

@@ -33,6 +33,8 @@ class Continuous(NamedTuple):
 def signal_and_noise(log_snr: Array) -> tuple[Array, Array]:
     """The weights of data and noise: √ᾱ = √σ(λ) and √(1 − ᾱ) = √σ(−λ).
 
+    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), Section 3.2.
+
     Args:
       log_snr: [...] λ.
 
@@ -75,6 +77,9 @@ def linear_continuous(beta_min: float = 0.1, beta_max: float = 20.0, first: floa
 
 def cosine_continuous(first: float = 1e-3, last: float = 0.999) -> Continuous:
     """The plain cosine schedule: √ᾱ = cos(π s / 2), √(1 − ᾱ) = sin(π s / 2), λ = −2 log tan(π s / 2).
+
+    See "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672), Section 3.2,
+    Eq. 17, here without the offset of 0.008 and in continuous time.
 
     Args:
       first: the smallest time that is used, in (0, 1).

@@ -18,7 +18,8 @@ def best_epsilon(x_t: Array, signal: Array, noise: Array, centres: np.ndarray, s
     E[ε | x_t] = √(1 − ᾱ) / τ² Σ_k p(k | x_t) (x_t − √ᾱ c_k),  p(k | x_t) ∝ exp(−‖x_t − √ᾱ c_k‖² / 2 τ²)
 
     This is −√(1 − ᾱ) ∇ log q(x_t), as "Score-Based Generative Modeling through Stochastic Differential Equations", Song
-    et al., 2021 (arXiv:2011.13456), has the best prediction. Its mean squared error is the least that L_simple can be.
+    et al., 2021 (arXiv:2011.13456), Section 3.3, has the best prediction. Its mean squared error is the least
+    that L_simple can be.
 
     Args:
       x_t: [D] one noisy example.
@@ -38,6 +39,8 @@ def best_epsilon(x_t: Array, signal: Array, noise: Array, centres: np.ndarray, s
 
 def mixture_log_density(x: Array, centres: np.ndarray, std: float) -> Array:
     """The log-density of equally likely round Gaussians: log 1/K Σ_k N(x; c_k, σ² I).
+
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 2.3.9, Eq. 2.188.
 
     Args:
       x: [D].

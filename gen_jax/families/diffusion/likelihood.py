@@ -251,6 +251,8 @@ _solve: dict[str, Callable[..., Any]] = {"heun": _heun, "rk4": _rk4}
 def density_bits_per_dim(log_density: Array, num_dims: int, num_levels: int = 256, width: float = 2.0) -> Array:
     """The code length of levels from the log-density of their dequantised values.
 
+    See "A note on the evaluation of generative models", Theis et al., 2016 (arXiv:1511.01844), Section 3.1.
+
     Args:
       log_density: [...] nats, of levels v as x = width · (v + u) / num_levels − 1 with u ~ U[0, 1).
       num_dims: D, channels counted.

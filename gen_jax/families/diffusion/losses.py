@@ -43,6 +43,9 @@ def epsilon_weight(prediction: str, snr: Array) -> Array:
 
     ε: 1;  x_0: SNR;  v: SNR / (SNR + 1) = ᾱ;  score: 1 / (SNR + 1) = 1 − ᾱ
 
+    See "Progressive Distillation for Fast Sampling of Diffusion Models", Salimans and Ho, 2022 (arXiv:2202.00512),
+    Section 4.
+
     Args:
       prediction: one of `PREDICTIONS`.
       snr: [] ᾱ / (1 − ᾱ).
@@ -64,7 +67,7 @@ def min_snr_weight(prediction: str, snr: Array, gamma: float = 5.0) -> Array:
 
     min(SNR, γ) as a weight on the error of x_0; so min(SNR, γ) / SNR on ε and min(SNR, γ) / (SNR + 1) on v.
 
-    See "Efficient Diffusion Training via Min-SNR Weighting Strategy", Hang et al., 2023 (arXiv:2303.09556).
+    See "Efficient Diffusion Training via Min-SNR Weighting Strategy", Hang et al., 2023 (arXiv:2303.09556), Section 3.
 
     Args:
       prediction: one of `PREDICTIONS`.
@@ -79,6 +82,8 @@ def min_snr_weight(prediction: str, snr: Array, gamma: float = 5.0) -> Array:
 
 def normal_kl(mean: Array, log_variance: Array, other_mean: Array, other_log_variance: Array) -> Array:
     """The divergence of one diagonal Gaussian from another: KL(N(μ, σ²) ‖ N(μ', σ'²)), summed over dimensions.
+
+    The terms of "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 5, are such.
 
     Args:
       mean: [...] μ.

@@ -81,6 +81,9 @@ def prediction_target(prediction: str, x0: Array, epsilon: Array, signal: Array,
 def x0_and_epsilon(prediction: str, output: Array, x_t: Array, signal: Array, noise: Array) -> tuple[Array, Array]:
     """The pair (x_0, ε) with x_t = √ᾱ x_0 + √(1 − ᾱ) ε that a prediction of any kind names.
 
+    See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 4, and for v "Progressive
+    Distillation for Fast Sampling of Diffusion Models", Salimans and Ho, 2022 (arXiv:2202.00512), Section 4.
+
     Args:
       prediction: one of `PREDICTIONS`.
       output: [...] the prediction.
@@ -107,6 +110,9 @@ def x0_and_epsilon(prediction: str, output: Array, x_t: Array, signal: Array, no
 
 def convert(output: Array, x_t: Array, signal: Array, noise: Array, *, source: str, target: str) -> Array:
     """A prediction of one kind as one of another.
+
+    See "Progressive Distillation for Fast Sampling of Diffusion Models", Salimans and Ho, 2022 (arXiv:2202.00512),
+    Section 4.
 
     Args:
       output: [...] of the kind `source`.
@@ -206,7 +212,7 @@ def reverse(
     p(x_{t−1} | x_t) = N(μ̃(x_t, x̂_0), Σ)
 
     See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 7 and 11: without a
-    constraint this is Eq. 11's mean (x_t − β_t / √(1 − ᾱ_t) ε) / √α_t.
+    constraint the mean is the latter's, (x_t − β_t / √(1 − ᾱ_t) ε) / √α_t.
 
     Args:
       process: the process.

@@ -79,8 +79,8 @@ def linear_betas(num_steps: int, first: float = 1e-4, last: float = 0.02) -> np.
 def rescaled_linear_betas(num_steps: int) -> np.ndarray:
     """The schedule of DDPM stretched to any number of steps: every β times 1000 / T.
 
-    See "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672), whose code
-    does so for T = 4000.
+    See "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672), and its
+    code, which does so for T = 4000.
 
     Args:
       num_steps: T, more than 20: with fewer, a β is 1 or more.

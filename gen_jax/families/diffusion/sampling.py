@@ -44,8 +44,8 @@ def run(
     One program of all steps is as quick on a CPU as a loop in Python: what XLA runs slowly in a loop of its own are the
     gradients of convolutions. A Python loop compiles one step only, where the step is jitted by itself:
 
-      step = jax.jit(lambda params, *args: samplers.ddim(process, functools.partial(apply, params)).step(*args))
-      run(sampler._replace(step=functools.partial(step, params)), x, keys, loop="python")
+      `step = jax.jit(lambda params, *args: samplers.ddim(process, functools.partial(apply, params)).step(*args))`
+      `run(sampler._replace(step=functools.partial(step, params)), x, keys, loop="python")`
 
     Args:
       sampler: of `samplers`.

@@ -30,6 +30,8 @@ class History(NamedTuple):
 def uniform(key: Key, index: Array, num_steps: int) -> tuple[Array, Array]:
     """Every step alike, every example for itself.
 
+    See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Algorithm 1.
+
     Args:
       key: of the stream.
       index: [B] the global number of each example.
@@ -44,6 +46,8 @@ def uniform(key: Key, index: Array, num_steps: int) -> tuple[Array, Array]:
 
 def antithetic(key: Key, index: Array, num_steps: int) -> tuple[Array, Array]:
     """Examples 2k and 2k + 1 get t and T − 1 − t: one early step and one late.
+
+    See "A New Monte Carlo Technique: Antithetic Variates", Hammersley and Morton, 1956, pages 449 to 475.
 
     Args:
       key: of the stream.
@@ -61,8 +65,8 @@ def antithetic(key: Key, index: Array, num_steps: int) -> tuple[Array, Array]:
 def stratified(key: Key, index: Array, num_steps: int, batch_size: int) -> tuple[Array, Array]:
     """One draw for the batch, and every example an equal distance further on: t_i = ⌊T · frac(u + i / B)⌋.
 
-    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), whose low-discrepancy sampler this is,
-    here with steps in the place of continuous time.
+    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), and its code: its low-discrepancy
+    sampler, here with steps in the place of continuous time.
 
     Args:
       key: of the stream at this step.
@@ -117,6 +121,9 @@ def importance_probabilities(history: History, uniform_share: float = 0.001) -> 
 def importance(key: Key, index: Array, history: History) -> tuple[Array, Array]:
     """Draws the steps whose losses are large more often, and weighs them down by as much: w = 1 / (T p_t).
 
+    See "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672), Section 3.3,
+    Eq. 18.
+
     Args:
       key: of the stream.
       index: [B] the global number of each example.
@@ -134,6 +141,8 @@ def importance(key: Key, index: Array, history: History) -> tuple[Array, Array]:
 
 def update_history(history: History, t: Array, losses: Array, *, axis_name: str | None = None) -> History:
     """Takes the losses of a batch into the history, the oldest of each step falling out.
+
+    See "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672), Section 3.3.
 
     Args:
       history: of T steps.

@@ -22,7 +22,7 @@ def minimax_discriminator_loss(real_logit: Array, fake_logit: Array, real_label:
 
     See "Generative Adversarial Nets", Goodfellow et al., 2014 (arXiv:1406.2661), Eq. 1, of which it is the negative;
     and for α < 1, one-sided label smoothing, "Improved Techniques for Training GANs", Salimans et al., 2016
-    (arXiv:1606.03498). The best discriminator is then α p_data / (p_data + p_g).
+    (arXiv:1606.03498), Section 3.4. The best discriminator is then α p_data / (p_data + p_g).
 
     Args:
       real_logit: [...] of x.
@@ -106,7 +106,7 @@ def hinge_discriminator_loss(real_logit: Array, fake_logit: Array) -> Array:
     max(0, 1 − D(x)) + max(0, 1 + D(x̃))
 
     See "Geometric GAN", Lim and Ye, 2017 (arXiv:1705.02894), and "Spectral Normalization for Generative Adversarial
-    Networks", Miyato et al., 2018 (arXiv:1802.05957).
+    Networks", Miyato et al., 2018 (arXiv:1802.05957), Section 4.
 
     Args:
       real_logit: [...] D(x), any real number.
@@ -121,7 +121,8 @@ def hinge_discriminator_loss(real_logit: Array, fake_logit: Array) -> Array:
 def hinge_generator_loss(fake_logit: Array) -> Array:
     """The generator's loss in the same game, which has no margin: −D(x̃).
 
-    See `hinge_discriminator_loss` for the papers.
+    See "Geometric GAN", Lim and Ye, 2017 (arXiv:1705.02894), and "Spectral Normalization for Generative Adversarial
+    Networks", Miyato et al., 2018 (arXiv:1802.05957), Section 4.
 
     Args:
       fake_logit: [...] D(x̃).
@@ -204,6 +205,8 @@ def gradient_penalty(critic: Callable[[Array], Array], key: Key, real: Array, fa
 def between(key: Key, real: Array, fake: Array) -> Array:
     """A point at random on the line from a fake example to a real one: x̂ = ε x + (1 − ε) x̃,  ε ~ U[0, 1].
 
+    See "Improved Training of Wasserstein GANs", Gulrajani et al., 2017 (arXiv:1704.00028), Algorithm 1.
+
     Args:
       key: this example's key at this update.
       real: [...] x, floating-point.
@@ -218,6 +221,8 @@ def between(key: Key, real: Array, fake: Array) -> Array:
 
 def distance_from_slope_one(gradient: Array) -> Array:
     """The penalty of a gradient: (‖g‖₂ − 1)².
+
+    See "Improved Training of Wasserstein GANs", Gulrajani et al., 2017 (arXiv:1704.00028), Eq. 3.
 
     Args:
       gradient: [...] g, of a critic at one example.
@@ -239,9 +244,9 @@ def r1_penalty(critic: Callable[[Array], Array], real: Array) -> Array:
 
     ‖∇_x D(x)‖₂²
 
-    See "Which Training Methods for GANs do actually Converge?", Mescheder et al., 2018 (arXiv:1801.04406), whose R₁ is
-    γ/2 times its mean: the ½ and the γ are the caller's to multiply by. With a penalty at every n-th update only,
-    n too.
+    See "Which Training Methods for GANs do actually Converge?", Mescheder et al., 2018 (arXiv:1801.04406), Section
+    4.1, whose R₁ is γ/2 times its mean: the ½ and the γ are the caller's to multiply by. With a penalty at every n-th
+    update only, n too.
 
     Args:
       critic: maps one example [...] to D [], a logit.
@@ -255,6 +260,8 @@ def r1_penalty(critic: Callable[[Array], Array], real: Array) -> Array:
 
 def squared_slope(gradient: Array) -> Array:
     """The penalty of a gradient: ‖g‖₂².
+
+    See "Which Training Methods for GANs do actually Converge?", Mescheder et al., 2018 (arXiv:1801.04406), Section 4.1.
 
     Args:
       gradient: [...] g, of a discriminator at one example.

@@ -222,7 +222,7 @@ def discriminator_objective(
 
     See "Generative Adversarial Nets", Goodfellow et al., 2014 (arXiv:1406.2661), Algorithm 1; "Improved Training of
     Wasserstein GANs", Gulrajani et al., 2017 (arXiv:1704.00028), Eq. 3; and for γ "Which Training Methods for GANs do
-    actually Converge?", Mescheder et al., 2018 (arXiv:1801.04406).
+    actually Converge?", Mescheder et al., 2018 (arXiv:1801.04406), Section 4.1.
 
     Args:
       params: of both players.
@@ -288,6 +288,9 @@ def slope_penalties(
 
     As `losses.gradient_penalty` and `losses.r1_penalty` of a critic of one example, for a batch at once: without batch
     normalisation an output depends on its own example alone, so the gradient of their sum holds the gradient of each.
+
+    See "Improved Training of Wasserstein GANs", Gulrajani et al., 2017 (arXiv:1704.00028), Eq. 3, and "Which Training
+    Methods for GANs do actually Converge?", Mescheder et al., 2018 (arXiv:1801.04406), Section 4.1.
 
     Args:
       params: the discriminator's.

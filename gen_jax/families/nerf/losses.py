@@ -31,6 +31,9 @@ def photometric(coarse: Array, fine: Array | None, color: Array) -> tuple[Array,
 def psnr(mean_squared_error: Array) -> Array:
     """The peak signal-to-noise ratio of values in [0, 1], in decibels: −10 log₁₀ MSE.
 
+    See "Mean Squared Error: Love It or Leave It?", Wang and Bovik, 2009 (IEEE Signal Processing Magazine 26), pages 98
+    to 117.
+
     Args:
       mean_squared_error: [...].
 

@@ -196,6 +196,9 @@ def objective(
 ) -> tuple[Array, tuple[ModelState, Terms]]:
     """The negative bound of a batch of images: what the train step minimises.
 
+    See "Auto-Encoding Variational Bayes", Kingma and Welling, 2014 (arXiv:1312.6114), Section 2.3, Eq. 8, and for more
+    importance samples "Importance Weighted Autoencoders", Burda et al., 2016 (arXiv:1509.00519), Eq. 8.
+
     Args:
       params: of the model.
       model_state: {}; the VAE has none.

@@ -33,6 +33,8 @@ def decode_mean(params: Params, z: Array, *, model: VAE) -> Array:
 def sample_prior(params: Params, keys: Key, *, model: VAE) -> Array:
     """Draws z ~ N(0, I) and shows the mean of p(x|z), sample i from key i alone.
 
+    See "Auto-Encoding Variational Bayes", Kingma and Welling, 2014 (arXiv:1312.6114), Section 3.
+
     Args:
       params: of the model.
       keys: [n].

@@ -91,6 +91,30 @@ def test_first_term_half_a_bin_off():
     assert 0.5 < float(bits) < 3.0
 
 
+def test_terms_of_one_point():
+    """Of data that are one point c, with ε off by b: KL(N(μ̃, β̃) ‖ N(μ̃ − shift, β)) at each step, the decoder at 0.
+
+    There x_t tells ε, so no term depends on the noise: the shift is b β / (√(1 − ᾱ) √α), and L_simple is b².
+    """
+    process, c, b = diffusion.make_process(diffusion.linear_betas(20, 1e-3, 0.3)), jnp.array([[0.4, -0.7, 0.1]]), 0.1
+
+    def predict(x, time):
+        signal, noise = (jnp.asarray(table, x.dtype)[time][:, None] for table in (process.signal, process.noise))
+        return (x - signal * c) / noise + b
+
+    steps, keys = np.array([[0, 7, 19], [3, 0, 12]]), rng.per_example(rng.root(0), jnp.arange(2))
+    options = {"variance": "beta", "decoder": gaussian_log_likelihood}
+    x0 = jnp.broadcast_to(c, (2, 3))
+    found = diffusion.bound_terms(process, predict, x0, keys, jnp.asarray(steps), **options)
+    beta, small = process.betas[steps], process.posterior_variance[steps]
+    shift = b * beta / (process.noise[steps] * np.sqrt(1 - beta))
+    divergence = 0.5 * (np.log(beta / np.where(steps, small, 1)) + (small + shift**2) / beta - 1)
+    decoder = 0.5 * (np.log(2 * np.pi * beta) + shift**2 / beta)
+    expected = np.where(steps == 0, decoder, divergence) / np.log(2)
+    np.testing.assert_allclose(found["vlb"], expected, rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(found["simple"], b**2, rtol=1e-3)
+
+
 def test_bound_by_simulation():
     """`variational_bound` of Gaussian data: its parts add up, agree with the quadrature, and do not mind the chunks."""
     process = diffusion.make_process(diffusion.rescaled_linear_betas(50))

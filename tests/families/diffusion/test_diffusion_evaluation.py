@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from gen_jax import rng
 from gen_jax.contracts import Array, Key
 from gen_jax.families import diffusion
 from gen_jax.families.diffusion import evaluation
-from gen_jax.families.diffusion.exact import best_epsilon
+from gen_jax.families.diffusion.exact import best_epsilon, mixture_log_density
 from gen_jax.families.diffusion.objectives import Diffusion, examples_of
 
 KEY = rng.root(11)
@@ -115,6 +116,15 @@ def test_best_prediction_of_one_gaussian():
             found = best_epsilon(*(jnp.asarray(a, jnp.float32) for a in (x_t, signal, noise)), centre, std)
             expected = noise * (x_t - signal * centre[0]) / (signal**2 * std**2 + noise**2)
             np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_density_of_a_mixture():
+    """Near the modes, and so far from them that every mode's density is 0 in float32."""
+    centres = np.array([[2.0, 0.5], [-1.0, 0.0], [0.3, -4.0]])
+    for x in ([0.1, -0.2], [1.9, 0.6], [40.0, -70.0]):
+        logs = [scipy.stats.multivariate_normal(c, 0.3**2 * np.eye(2)).logpdf(x) for c in centres]
+        expected = scipy.special.logsumexp(logs) - np.log(3)
+        np.testing.assert_allclose(mixture_log_density(jnp.float32(x), centres, 0.3), expected, rtol=1e-5)
 
 
 def test_best_prediction_of_two_points():

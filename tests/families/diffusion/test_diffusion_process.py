@@ -79,6 +79,16 @@ def test_first_posterior_variance_is_the_seconds():
     assert diffusion.log_variance_table(_LINEAR, "beta")[0] == pytest.approx(np.log(1e-4), abs=1e-12)
 
 
+def test_fixed_variances_are_those_of_two_laws():
+    """Var(x_{t−1} | x_t): β of data N(0, I), where all x_t are so, and β̃ of one point, by conditioning Gaussians."""
+    before, betas = _LINEAR.alphas_bar_prev[1:], _LINEAR.betas[1:]
+    for name, data_variance in {"fixed_large": 1.0, "fixed_small": 0.0}.items():
+        prior = before * data_variance + 1 - before
+        conditioned = prior - (1 - betas) * prior**2 / ((1 - betas) * prior + betas)
+        np.testing.assert_allclose(diffusion.log_variance_table(_LINEAR, name)[1:], np.log(conditioned), rtol=1e-9)
+    np.testing.assert_array_equal(diffusion.log_variance_table(_LINEAR, "beta"), np.log(_LINEAR.betas))
+
+
 def test_q_sample_is_the_end_of_the_chain():
     """The moments of x_t after t + 1 steps of the chain, followed one by one, are those of the closed form."""
     process = diffusion.make_process(_SCHEDULES["given"])
@@ -155,6 +165,20 @@ def test_bad_input_is_refused_in_a_sentence():
             diffusion.space(_LINEAR, steps)
     with pytest.raises(ValueError, match="must agree"):
         diffusion.make_process([0.1, 0.2], [0])
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_every_prediction_names_its_x0_and_epsilon(kind: str):
+    """The pair that a target was made of comes back from it and from x_t, at the ends of a process and inside."""
+    x0, epsilon = np.random.default_rng(2).standard_normal((2, 5, 3))
+    with jax.enable_x64(True):
+        for t in (0, 258, 999):
+            signal, noise = _LINEAR.signal[t], _LINEAR.noise[t]
+            x_t = jnp.asarray(signal * x0 + noise * epsilon)
+            target = diffusion.prediction_target(kind, jnp.asarray(x0), jnp.asarray(epsilon), signal, noise)
+            found = diffusion.x0_and_epsilon(kind, target, x_t, signal, noise)
+            np.testing.assert_allclose(found[0], x0, rtol=1e-7, atol=1e-9)
+            np.testing.assert_allclose(found[1], epsilon, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("source", PREDICTIONS)

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.stats
 
 from gen_jax import rng
 from gen_jax.contracts import Array
 from gen_jax.families import gan
+from gen_jax.families.gan import losses
 
 
 def _linear(w: Array) -> Callable[[Array], Array]:
@@ -186,3 +188,16 @@ def test_the_critic_between_gaussians_measures_their_distance():
     _, values = jax.jit(lambda params: jax.lax.scan(descend, params, None, length=400))(params)
     assert -float(values[-1]) - m**2 / (4 * lam) == pytest.approx(m, rel=0.02)
     assert -float(values[0]) < 0.8 * m  # It had to be learned.
+
+
+def test_the_parts_of_the_penalties():
+    """A gradient of length 5 is 4 from slope 1; one ε an example, uniform over keys, and the point is between both."""
+    gradient = jnp.array([[3.0, 0.0], [0.0, -4.0]])
+    assert float(losses.distance_from_slope_one(gradient)) == pytest.approx(16.0, rel=1e-6)
+    assert float(losses.squared_slope(gradient)) == pytest.approx(25.0, rel=1e-6)
+
+    real, fake = jnp.array([[1.0, 2.0]]), jnp.array([[0.0, -2.0]])
+    keys = rng.per_example(rng.root(0), jnp.arange(4000))
+    points = np.asarray(jax.vmap(lambda key: losses.between(key, real, fake))(keys))[:, 0]
+    np.testing.assert_allclose(points[:, 1], 4 * points[:, 0] - 2, atol=1e-5)
+    assert scipy.stats.kstest(points[:, 0], "uniform").pvalue > 1e-3

@@ -12,7 +12,7 @@ import pytest
 from gen_jax import rng
 from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import ray_sources
-from gen_jax.families.nerf import evaluation, models, objectives, surface, views
+from gen_jax.families.nerf import evaluation, losses, models, objectives, surface, views
 from gen_jax.families.nerf.objectives import NeRF
 from gen_jax.families.nerf.rendering import Sampling
 from gen_jax.ops.cameras import Camera, ndc_ray, ray
@@ -36,6 +36,18 @@ def init(nerf: NeRF):
 
 def camera_of(batch, i: int) -> Camera:
     return Camera(*(jnp.asarray(batch[name][i]) for name in ("focal", "center", "distortion")))
+
+
+def test_the_loss_of_a_ray_is_that_of_both_fields():
+    coarse, fine, color = np.random.default_rng(0).random((3, 3)).astype(np.float32)
+    loss, terms = losses.photometric(jnp.asarray(coarse), jnp.asarray(fine), jnp.asarray(color))
+    of_coarse, of_fine = (((seen - color) ** 2).sum() / 3 for seen in (coarse, fine))
+    np.testing.assert_allclose(
+        [loss, terms["coarse"], terms["fine"]], [of_coarse + of_fine, of_coarse, of_fine], rtol=1e-6
+    )
+    loss, terms = losses.photometric(jnp.asarray(coarse), None, jnp.asarray(color))
+    np.testing.assert_allclose(loss, of_coarse, rtol=1e-6)
+    assert terms.keys() == {"coarse"}
 
 
 def test_the_loss_is_the_mean_of_each_rays():
