@@ -353,8 +353,7 @@ plt.show()
 # - **The game of two numbers is a caricature.** That looking ahead damps it says nothing about how many steps a large
 #   network needs; each costs a gradient step of $D$, and memory for all of them.
 # - **Points in the plane are easy.** One can count the modes of a ring. For images there are only estimates; see
-#   `gen_jax.eval` and the README's tables of `experiments.dcgan` and `experiments.wgan_gp`, whose runs take minutes
-#   to hours.
+#   `gen_jax.eval` and the README's tables of `experiments.dcgan` and `experiments.wgan_gp`, whose runs take minutes.
 # - **Two runs are one seed each.** That one preset covers the ring here and the other does not is what these settings
 #   do, not a law about their losses.
 # - Not shown: hinge and least-squares losses, spectral normalisation, clipped weights, label smoothing and
