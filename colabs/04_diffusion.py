@@ -208,13 +208,13 @@ plt.show()
 
 # %% [markdown]
 # All terms together bound $-\log q(x_0)$ (Eq. 3 and 5). With the best predictor what is left between them is the
-# price of reverse steps that are Gaussians of a fixed variance: it falls with their number, until it is lost in the
-# noise of one $x_t$ a step (bars: two standard errors). For points the last step's likelihood is a density, and
-# $\Sigma = \beta$ at every step.
+# price of reverse steps that are Gaussians of a fixed variance: it falls with their number (the bars are two standard
+# errors, of 2,000 points with one $x_t$ a step). For points the last step's likelihood is a density, and $\Sigma =
+# \beta$ at every step.
 
 # %%
 density = ring.log_density(np.asarray(points))
-counts, gaps, errors = [10, 30, 100, 300, 1000], [], []
+counts, gaps, errors = [10, 30, 100, 300], [], []
 for count in counts:
     process = diffusion.make_process(diffusion.cosine_betas(count))
     predict = best_predictor(ring.centres, ring.std, process)
