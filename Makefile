@@ -3,13 +3,14 @@
 #   make test       lint, types, layers and the tests
 #   make test-all   also the slow tests
 #   make bench      the benchmark table
+#   make colabs     the notebooks from their sources
 # Variables: PYTHON (the interpreter that makes the environment), VENV (its folder), ARGS (passed on).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run setup test test-all lint bench
+.PHONY: run setup test test-all lint bench colabs
 
 run: $(VENV)/installed
 	$(BIN)/python -m experiments.vae --workdir=runs/vae $(ARGS)
@@ -39,3 +40,6 @@ test-all: lint
 
 bench: setup
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
+
+colabs: setup
+	$(BIN)/python -m colabs
