@@ -1,6 +1,6 @@
 """Writes every notebook of this folder from its source: `python -m colabs`, or `make colabs`.
 
-`NN_name.py`, cells in jupytext's py:percent format, is what people read and change; `NN_name.ipynb` is what Colab opens.
+`NN_name.py`, cells in jupytext's py:percent format, is what people change; `NN_name.ipynb` is what Colab opens.
 """
 
 from __future__ import annotations
