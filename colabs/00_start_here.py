@@ -42,14 +42,14 @@ folder = pathlib.Path(tempfile.mkdtemp())  # Another folder for every run of thi
 # ## 1. A config, and the experiment that it builds
 #
 # An experiment is one module: `get_config(preset)` gives all its numbers, `build(config)` a record of pure functions.
-# On the command line these two lines are `python -m experiments.vae --preset=tiny --config.train.duration="600 steps"`.
-# The images, 11,000 of Fashion-MNIST, come with the package.
+# On the command line these two lines are `python -m experiments.vae --preset=tiny --config.train.duration="600 steps"`
+# and so on. The images, 11,000 of Fashion-MNIST, come with the package.
 
 # %%
 config = vae.get_config("tiny")
-config.train.duration = "600 steps"
+config.train.duration, config.train.steps_per_call = "600 steps", 10
 config.train.eval_every = config.train.checkpoint_every = "200 steps"
-config.model.hidden = (128,)
+config.model.hidden, config.model.activation, config.model.dropout = (128, 32), "gelu", 0.0
 experiment = vae.build(config)
 
 print(config.model)
