@@ -35,7 +35,7 @@ import socket
 import warnings
 
 warnings.simplefilter("error")
-warnings.filterwarnings("default", module=r"ipykernel\.")  # The kernel's own affairs, at its end.
+warnings.filterwarnings("default", module="ipykernel")  # The kernel's own affairs, at its end.
 
 
 def connect(self, address):
