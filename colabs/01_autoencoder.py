@@ -85,7 +85,7 @@ print("cross-entropy", losses.reconstruction_error(x, logits, "cross_entropy"), 
 # share a direction.
 
 # %%
-linear_run = trained(autoencoder, "linear", "8 epochs", model__code_size=8, optim__learning_rate=5e-3)
+linear_run = trained(autoencoder, "linear", "6 epochs", model__code_size=8, optim__learning_rate=5e-3)
 linear = autoencoder.build_model(linear_run.config, images.shape[1:])
 best = pca.fit_pca(train_images, 8)
 
@@ -104,7 +104,7 @@ show({"image": images[:12], "linear": linear_images[:12], "PCA": pca.reconstruct
 # numbers, beside the first two principal components; colours are classes.
 
 # %%
-deep_run = trained(autoencoder, "two_d", "8 epochs", model__hidden=(256, 64), optim__learning_rate=2e-3)
+deep_run = trained(autoencoder, "two_d", "6 epochs", model__hidden=(256, 64), optim__learning_rate=3e-3)
 deep = autoencoder.build_model(deep_run.config, images.shape[1:])
 plane = pca.fit_pca(train_images, 2)
 deep_images = np.asarray(sampling.reconstruct(deep_run.state.eval_params, images, model=deep))
@@ -138,7 +138,9 @@ show({"x": images[:12], "x̃": np.clip(noisy, 0, 1)}, f"{kind}, {level}")
 # mean and the covariance of the images and of the noise:
 
 # %%
-denoising_run = trained(denoising_autoencoder, "default", "5 epochs", model__hidden=(300,), model__code_size=100)
+denoising_run = trained(
+    denoising_autoencoder, "default", "6 epochs", model__hidden=(), model__code_size=500, optim__learning_rate=3e-3
+)
 denoiser = denoising_autoencoder.build_model(denoising_run.config, images.shape[1:])
 params = denoising_run.state.eval_params
 keys = rng.per_example(rng.stream(root, "test noise"), jnp.arange(len(images)))
@@ -193,7 +195,7 @@ axes.errorbar(
 )
 axes.axhline(float(closed), color="black", linewidth=1, label="closed form")
 axes.set(xscale="log", xlabel="probes v", ylabel="squared norm of the Jacobian", ylim=(0, None))
-axes.legend()
+axes.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
@@ -202,7 +204,13 @@ plt.show()
 
 # %%
 contractive_run = trained(
-    contractive_autoencoder, "default", "4 epochs", model__code_size=200, eval__spectrum_examples=5
+    contractive_autoencoder,
+    "default",
+    "4 epochs",
+    model__code_size=200,
+    objective__weight=1.0,
+    optim__learning_rate=4e-3,
+    eval__spectrum_examples=5,
 )
 plt.figure(figsize=(8, 5))
 plt.imshow(plt.imread(contractive_run.workdir / "pictures" / "spectrum.png"))
@@ -248,7 +256,7 @@ sparse = sparse_autoencoder.build_model(sparse_run.config, images.shape[1:])
 # %%
 k = 25  # @param {"type": "slider", "min": 1, "max": 400, "step": 1}
 
-params = sparse_run.state.eval_params
+params = sparse_run.state.eval_params["model"]  # Its plain twin is beside it.
 kept = {
     n: np.asarray(sampling.reconstruct(params, images, model=sparse, k=n)) for n in sorted({1, 5, 10, 25, 50, 100, k})
 }
