@@ -245,8 +245,8 @@ for i in range(12):  # The posteriors of some images, at two standard deviations
     axes.plot(
         mean[i, 0] + spread[0] * np.cos(ring), mean[i, 1] + spread[1] * np.sin(ring), color="black", linewidth=0.7
     )
-axes.set(xlabel="z₁", ylabel="z₂", title="Means of q(z|x) of the test images, and some q(z|x)", aspect="equal")
-axes.legend(loc="upper right")
+axes.set(xlabel="z₁", ylabel="z₂", title="Means of q(z|x), and some q(z|x)", aspect="equal")
+axes.legend(loc="lower left", fontsize=8)
 plt.show()
 
 # %% [markdown]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import pathlib
 import re
 import resource
@@ -12,6 +13,7 @@ import jax
 import nbclient
 import nbformat
 import pytest
+import tqdm
 
 from colabs import __main__ as colabs
 
@@ -126,17 +128,10 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@each
-def test_runs_without_an_error_or_a_warning(source, tmp_path, monkeypatch):
-    """Headless, offline, in an empty folder; what it writes to stderr must be a progress bar."""
-    for name in (
-        "IPYTHONDIR",
-        "JUPYTER_CONFIG_DIR",
-        "JUPYTER_DATA_DIR",
-        "JUPYTER_RUNTIME_DIR",
-        "MPLCONFIGDIR",
-        "TMPDIR",
-    ):
+@pytest.fixture
+def run_strictly(tmp_path, monkeypatch):
+    """Runs a notebook headless, offline and in an empty folder; gives its outputs and what it complained of."""
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "TMPDIR"):
         folder = tmp_path / name.lower()  # A person's own settings and kernels have no say.
         folder.mkdir()
         monkeypatch.setenv(name, str(folder))
@@ -147,29 +142,63 @@ def test_runs_without_an_error_or_a_warning(source, tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
 
-    notebook = nbformat.reads(source.with_suffix(".ipynb").read_text(encoding="utf-8"), as_version=4)
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
-    notebook.cells[0].pop("id")
-    before = processor_seconds()
-    client = nbclient.NotebookClient(
-        notebook, timeout=3 * MOST_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(work)}}
-    )
-    try:
-        client.execute()
-    finally:
-        nbformat.write(notebook, tmp_path / f"{source.stem}.ipynb")  # To be looked at, with its pictures.
-    assert processor_seconds() - before < MOST_SECONDS
+    def run(notebook, name):
+        strict = nbformat.v4.new_code_cell(STRICT)
+        del strict["id"]
+        notebook.cells.insert(0, strict)
+        resources = {"metadata": {"path": str(work)}}
+        client = nbclient.NotebookClient(notebook, timeout=3 * MOST_SECONDS, kernel_name="python3", resources=resources)
+        try:
+            client.execute()
+        finally:
+            nbformat.write(notebook, tmp_path / name)  # To be looked at, with its pictures.
+        outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+        errors = [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+        lines = [line for text in errors for line in re.split(r"[\r\n]", text)]
+        return outputs, [line for line in lines if not PROGRESS.fullmatch(line)]
 
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    complaints = [
-        line
-        for output in outputs
-        if output.output_type == "stream" and output.name == "stderr"
-        for line in re.split(r"[\r\n]", output.text)
-        if not PROGRESS.fullmatch(line)
-    ]
+    return run
+
+
+@each
+def test_runs_without_an_error_or_a_warning(source, run_strictly):
+    before = processor_seconds()
+    path = source.with_suffix(".ipynb")
+    outputs, complaints = run_strictly(nbformat.read(path, as_version=4), path.name)
     assert complaints == []
+    assert processor_seconds() - before < MOST_SECONDS
     pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
     assert pictures
-    for picture in pictures:
-        assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+
+
+BAD = {
+    "error": "1 / 0",
+    "warning": "import warnings\nwarnings.warn('this')",
+    "network": "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9')",
+    "stderr": "import sys\nprint('this: 50% of it | is bad', file=sys.stderr)",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_notebook_would_not_pass(name, run_strictly):
+    """What the test above rests on: each of these is seen."""
+    cell = nbformat.v4.new_code_cell(BAD[name])
+    del cell["id"]
+    notebook = nbformat.v4.new_notebook(cells=[cell], nbformat_minor=4)
+    if name == "stderr":
+        assert run_strictly(notebook, "bad.ipynb")[1] == ["this: 50% of it | is bad"]
+    else:
+        expected = {"error": "ZeroDivisionError", "warning": "UserWarning", "network": "wants the network"}
+        with pytest.raises(nbclient.exceptions.CellExecutionError, match=expected[name]):
+            run_strictly(notebook, "bad.ipynb")
+
+
+def test_a_progress_bar_is_no_complaint():
+    bar = tqdm.tqdm(total=400, unit="step", file=io.StringIO())
+    bar.update(130)
+    bar.set_postfix(loss="300.4")
+    drawn = str(bar)
+    bar.close()
+    assert "130/400" in drawn and PROGRESS.fullmatch(drawn)
+    assert not PROGRESS.fullmatch("WARNING: 12% of it")
