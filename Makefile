@@ -4,13 +4,14 @@
 #   make test-all   also the slow tests
 #   make bench      the benchmark table
 #   make equations  writes EQUATIONS.md: which equation of which paper each function is, and its test
+#   make colabs     the notebooks from their sources
 # Variables: PYTHON (the interpreter that makes the environment), VENV (its folder), ARGS (passed on).
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run setup test test-all lint bench equations
+.PHONY: run setup test test-all lint bench equations colabs
 
 run: $(VENV)/installed
 	$(BIN)/python -m experiments.vae --workdir=runs/vae $(ARGS)
@@ -43,3 +44,6 @@ bench: setup
 
 equations: $(VENV)/installed
 	$(BIN)/python tests/equation_map.py
+
+colabs: setup
+	$(BIN)/python -m colabs
