@@ -32,6 +32,7 @@ h1, h2 { line-height: 1.2; }
 h2 { margin: 0; font-size: 1.4rem; }
 a { color: var(--link); }
 code { font: 0.875rem/1.5 ui-monospace, monospace; background: var(--box); padding: 0.1rem 0.3rem; border-radius: 4px; }
+code span { display: inline-block; }
 nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; margin: 0; padding: 0; list-style: none; }
 nav a { display: inline-block; padding: 0.25rem 0; }
 article { margin-top: 2.5rem; padding-top: 1.5rem; border-top: 1px solid var(--line); }
@@ -40,7 +41,10 @@ article { margin-top: 2.5rem; padding-top: 1.5rem; border-top: 1px solid var(--l
 .what dd { margin: 0; }
 .trouble { color: var(--bad); }
 .body { display: grid; gap: 1.5rem; grid-template-columns: minmax(0, 1fr); align-items: start; }
-.gallery { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
+.gallery {
+  display: grid; gap: 1rem; grid-auto-flow: dense;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr));
+}
 figure { margin: 0; }
 figure.wide { grid-column: 1 / -1; }
 img, video { display: block; max-width: 100%; height: auto; border-radius: 4px; background: #ffffff; }
@@ -109,14 +113,14 @@ def page(entries: Sequence[Entry], made: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>gen_jax: every experiment in seconds</title>
+<title>gen_jax: every experiment at its tiny preset</title>
 <link rel="icon" href="data:,">
 <style>{_STYLE}</style>
 </head>
 <body>
 <header>
-<h1>gen_jax: every experiment in seconds</h1>
-<p>The <code>tiny</code> presets were trained for seconds, to show that each experiment runs and what it draws: the
+<h1>gen_jax: every experiment at its tiny preset</h1>
+<p>The <code>tiny</code> presets train for a few steps, to show that each experiment runs and what it draws: the
 pictures and numbers here are not what an experiment reaches. That is <em>Expected</em>, of its full command.</p>
 <p>{said} {_text(made)}.</p>
 <nav aria-label="Experiments">
@@ -145,24 +149,31 @@ def _link(entry: Entry) -> str:
     return f'<a href="#{_text(entry.name)}">{_text(entry.name)}</a>'
 
 
+def _command(text: str) -> str:
+    """A command, which a narrow window breaks between words alone, not after their hyphens."""
+    return f"<code>{' '.join(f'<span>{_text(word)}</span>' for word in text.split())}</code>"
+
+
 def _article(entry: Entry) -> str:
     facts = entry.description.facts
     rows = {
-        "Full command": f"<code>{_text(facts.get('Command', ''))}</code>",
+        "Full command": _command(facts.get("Command", "")),
         "Expected": _text(facts.get("Expected", "")),
         "Time": _text(facts.get("Time", "")),
-        "Run here": f"<code>{_text(entry.command)}</code>",
+        "Run here": _command(entry.command),
     }
     what = "\n".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in rows.items())
     name = _text(entry.name)
-    log = f'<a href="{_href(entry.name)}.txt">What it printed</a>'
-    body = f'<p class="trouble"><strong>Could not be run.</strong> {_text(entry.trouble)}</p>\n<p>{log}.</p>'
+    place = _href(entry.name)
+    body = f"""<p class="trouble"><strong>Could not be run.</strong> {_text(entry.trouble)}</p>
+<p><a href="{place}.txt">What it printed</a></p>"""
     if not entry.trouble:
         figures = "\n".join(_figure(entry.name, media) for media in entry.media)
         body = f"""<div class="body">
 <div>
 {_table(entry)}
-<p><a href="{_href(entry.name)}/README.md">Run card</a>, <a href="{_href(entry.name)}/">workdir</a>, {log.lower()}.</p>
+<p><a href="{place}/README.md">Run card</a>, <a href="{place}/">workdir</a>,
+<a href="{place}.txt">what it printed</a></p>
 </div>
 <div class="gallery">
 {figures}
@@ -190,7 +201,7 @@ def _figure(name: str, media: Media) -> str:
     wide = ' class="wide"' if media.size and media.size[0] > _WIDE * media.size[1] else ""
     if media.path.endswith(".mp4"):
         shown = (
-            f'<video src="{place}" aria-label="{title}" controls loop muted playsinline preload="metadata">'
+            f'<video src="{place}" aria-label="{title}" controls loop muted playsinline preload="auto">'
             f'<a href="{place}">{title}</a></video>'
         )
         return f"<figure>{shown}<figcaption>{_text(media.title)} (film)</figcaption></figure>"

@@ -39,8 +39,8 @@ LOOK = """(async () => {
     if (!(image.naturalWidth > 0)) unread.push(image.getAttribute("src"));
   }
   for (const film of films) {
-    if (!film.error && film.readyState < 1)
-      await new Promise((done) => { film.onloadedmetadata = film.onerror = done; });
+    if (!film.error && film.readyState < 2)
+      await new Promise((done) => { film.onloadeddata = film.onerror = done; });
     if (film.error || !(film.videoWidth > 0)) unread.push(film.getAttribute("src"));
   }
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
@@ -241,7 +241,7 @@ def built(tmp_path_factory):
 
 def test_the_page_says_what_was_run_and_what_came_of_it(built):
     outline = check_outline(built / "index.html", ["vae", "gan", "tiny_nerf"])
-    text = " ".join(outline.words)
+    text = " ".join("".join(outline.words).split())
     for name in ("vae", "tiny_nerf"):
         said = run.describe(name)
         for part in (said.summary, *said.facts.values(), f"python -m experiments.{name} --preset=tiny"):
@@ -252,7 +252,10 @@ def test_the_page_says_what_was_run_and_what_came_of_it(built):
         shown = outline.all("img", "src") + outline.all("video", "src")
         assert sorted(pathlib.Path(place).name for place in shown if place.startswith(f"{name}/")) == drawn
     assert "tiny_nerf/pictures/training.mp4" in outline.all("video", "src")
-    assert any("samples" in alt.lower() and alt.startswith("vae: ") for alt in outline.all("img", "alt"))
+    alts = dict(zip(outline.all("img", "src"), outline.all("img", "alt"), strict=True))
+    for name in ("samples", "reconstructions"):
+        with Image.open(built / "vae" / "pictures" / f"{name}.png") as image:
+            assert len(image.info["Title"]) > 10 and alts[f"vae/pictures/{name}.png"] == f"vae: {image.info['Title']}"
 
 
 def test_the_page_says_what_could_not_be_run_and_why(built):
@@ -331,7 +334,8 @@ def test_what_is_written_is_text_and_no_markup(tmp_path):
     bad = page.Entry("bad", description, evil, {}, (), evil)
     outline = Outline(page.page([good, bad], evil))
     assert "script" not in [tag for tag, _ in outline.elements]
-    assert outline.words.count(evil) >= 8
+    text = " ".join("".join(outline.words).split())
+    assert text.count(" ".join(evil.split())) >= 12
     [source], [alt] = outline.all("img", "src"), outline.all("img", "alt")
     assert urllib.parse.unquote(source) == media.path and "#" not in source and "?" not in source
     assert alt == f"good: {evil}"
