@@ -134,10 +134,11 @@ def _columns(rows: Mapping[str, str]) -> list[str]:
 
 
 def _fold(line: str) -> list[str]:
-    """A line in parts that are not wider than `_WIDTH`; those of a list's entry begin where its text does."""
+    """A line in parts that are not wider than `_WIDTH`; where a list's entry goes on, below its text."""
     entry = re.match(r" +(\S.*? {2,})?", line)
-    indent = " " * (entry.end() if entry else 4 if re.match(r"[A-Z]\w+: ", line) else 0)
-    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent) or [""]
+    column = entry.end() if entry else 4 if re.match(r"[A-Z]\w+: ", line) else 0
+    indent = " " * (column if column <= _WIDTH // 2 else 6)
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
 def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list[str]]:
