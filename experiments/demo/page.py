@@ -48,6 +48,7 @@ article { margin-top: 2.5rem; padding-top: 1.5rem; border-top: 1px solid var(--l
 figure { margin: 0; }
 figure.wide { grid-column: 1 / -1; }
 img, video { display: block; max-width: 100%; height: auto; border-radius: 4px; background: #ffffff; }
+video { width: 100%; }
 figcaption { margin-top: 0.25rem; color: var(--faint); font-size: 0.875rem; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; }
 caption { padding-bottom: 0.25rem; color: var(--faint); text-align: left; }
