@@ -1,5 +1,6 @@
 # The commands of gen_jax. Each sets up what it needs in $(VENV) first.
 #   make run        train the VAE on the embedded images, and say where the pictures are
+#   make demo       the tiny preset of every experiment, on one page of pictures and numbers
 #   make test       lint, types, layers and the tests
 #   make test-all   also the slow tests
 #   make bench      the benchmark table
@@ -11,10 +12,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run setup test test-all lint bench equations colabs
+.PHONY: run demo setup test test-all lint bench equations colabs
 
 run: $(VENV)/installed
 	$(BIN)/python -m experiments.vae --workdir=runs/vae $(ARGS)
+
+demo: $(VENV)/installed
+	$(BIN)/python -m experiments.demo $(ARGS)
 
 setup: $(VENV)/installed $(VENV)/installed-test
 

@@ -9,7 +9,8 @@ import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -25,7 +26,15 @@ from gen_jax.contracts import Experiment, Grid, Scatter, UserError
 from gen_jax.files import absolute, replace_text
 from gen_jax.train import drawing, export, loop, parallel, workdir, writer
 
-MODES = ("train", "eval", "sample", "render", "mesh")
+MODES = {
+    "train": "train, or go on where the run was stopped; the default",
+    "eval": "test numbers of a run, slowly and accurately where it can, to evaluation.json",
+    "sample": "samples of a run as a picture and an array, to samples/",
+    "render": "of a scene: a flight through it as videos, images and depths, to renders/",
+    "mesh": "of a scene: its surface as PLY and OBJ, to meshes/",
+}
+_WIDTH = 100  # Columns of --help.
+_HELP_FLAGS = ("-h", "--help", "--helpfull", "--helpshort", "-help")
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
@@ -57,8 +66,9 @@ def _main(name: str, argv: list[str]) -> None:
     default = name if options.preset == "default" else f"{name}_{options.preset}"
     folder = options.workdir or str(pathlib.Path("runs") / default)
 
+    config = module.get_config(options.preset)
     if options.mode == "train":
-        config = _override(module.get_config(options.preset), config_arguments)
+        config = _override(config, config_arguments)
         _resolve_paths(config, options.data_dir)
         module.validate(config)
         experiment = parallel.together(lambda: module.build(config))
@@ -78,30 +88,73 @@ def _main(name: str, argv: list[str]) -> None:
         _mesh(loaded, changed)
 
 
-def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list[str]]:
-    """Splits the arguments into our flags and the `--config.` ones."""
+def _flags(name: str) -> flags.FlagValues:
+    """Our flags, in the order of the help; a text is "VALUE: what it is", that of a switch without the first part."""
     values = flags.FlagValues()
     define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("workdir", "", "The folder of the run; runs/<experiment>[_<preset>] by default.", **define)
-    flags.DEFINE_string("preset", "default", "Which config to start from; the docstring names them.", **define)
-    flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.", **define)
-    flags.DEFINE_string("data_dir", "", "Where data files are looked for first; config.data.dir.", **define)
-    flags.DEFINE_bool("dry_run", False, "Print the resolved config and the parameter table, and stop.", **define)
-    flags.DEFINE_integer("seed", 0, "Of --mode=sample.", lower_bound=0, **define)
-    flags.DEFINE_integer("num", 64, "How many samples --mode=sample draws.", lower_bound=1, **define)
-    flags.DEFINE_string("path", "", "Of --mode=render: orbit or spiral; by default the scene's own.", **define)
-    flags.DEFINE_integer("frames", 120, "How many views --mode=render makes.", lower_bound=1, **define)
+    flags.DEFINE_string("workdir", "", f"DIR: The folder of the run; runs/{name}[_PRESET] by default.", **define)
+    flags.DEFINE_string("preset", "default", "NAME: Which config to start from, one of the presets.", **define)
+    flags.DEFINE_string("mode", "train", "NAME: What to do, one of the modes.", **define)
+    flags.DEFINE_string("data_dir", "", "DIR: Where data files are looked for first; config.data.dir.", **define)
+    flags.DEFINE_bool("dry_run", False, "Print the whole config and the parameter table, and stop.", **define)
+    flags.DEFINE_integer("seed", 0, "N: Of --mode=sample; 0 by default.", lower_bound=0, **define)
+    flags.DEFINE_integer("num", 64, "N: How many samples --mode=sample draws; 64 by default.", lower_bound=1, **define)
+    flags.DEFINE_string(
+        "path", "", "NAME: How --mode=render flies, orbit or spiral; as suits the scene by default.", **define
+    )
+    flags.DEFINE_integer(
+        "frames", 120, "N: How many views --mode=render makes; 120 by default.", lower_bound=1, **define
+    )
     flags.DEFINE_bool("distributed", False, "Join the other processes of a pod first.", **define)
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, outside of a TPU pod or Slurm.", **define)
-    flags.DEFINE_integer("num_processes", None, "Likewise.", **define)
-    flags.DEFINE_integer("process_id", None, "Likewise.", **define)
+    flags.DEFINE_string("coordinator", "", "HOST:PORT: Of process 0, outside of a TPU pod or Slurm.", **define)
+    flags.DEFINE_integer("num_processes", None, "N: Likewise.", **define)
+    flags.DEFINE_integer("process_id", None, "N: Likewise.", **define)
+    return values
+
+
+def _words(values: flags.FlagValues) -> list[str]:
+    """The names of our flags, in order."""
+    return [flag.name for flags_of_module in values.flags_by_module_dict().values() for flag in flags_of_module]
+
+
+def _help(doc: str, values: flags.FlagValues) -> str:
+    """What --help prints, no line wider than `_WIDTH`: the docstring, the modes and the flags."""
+    rows = {"--config.KEY=VALUE": "Another value of the config; --dry_run prints every key."}
+    for name in _words(values):
+        stands_for, _, text = values[name].help.rpartition(": ")
+        rows[f"--{name}={stands_for}" if stands_for else f"--{name}"] = text
+    lines = ["", "Modes (--mode=...):", *_columns(MODES), "", "Flags:", *_columns(rows)]
+    # Lines that go on are joined, to be filled anew: those of a paragraph, and the deep ones of a list's entry.
+    paragraphs = re.sub(r"(?<=[^:\n])\n(?: {8,}|(?!\n| |[A-Z]\w+: ))", " ", doc).splitlines()
+    return "\n".join([folded for line in [*paragraphs, *lines] for folded in _fold(line)])
+
+
+def _columns(rows: Mapping[str, str]) -> list[str]:
+    return [f"  {name:{max(map(len, rows))}}  {text}" for name, text in rows.items()]
+
+
+def _fold(line: str) -> list[str]:
+    """A line in parts that are not wider than `_WIDTH`; where a list's entry goes on, below its text."""
+    entry = re.match(r" +(\S.*? {2,})?", line)
+    column = entry.end() if entry else 4 if re.match(r"[A-Z]\w+: ", line) else 0
+    indent = " " * (column if column <= _WIDTH // 2 else 6)
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
+
+
+def _parse(argv: list[str], name: str, doc: str) -> tuple[flags.FlagValues, list[str]]:
+    """Splits the arguments into our flags and the `--config.` ones."""
+    values = _flags(name)
     is_config = [re.match(r"--?(no)?config\b", argument) is not None for argument in argv]
     ours = [argument for argument, other in zip(argv, is_config, strict=True) if not other]
-    if any(argument in ("-h", "--help", "--helpfull", "--helpshort", "-help") for argument in ours):
-        print(f"{doc}\nFlags (and --config.KEY=VALUE for every key that --dry_run prints):\n{values.get_help()}")
+    if any(argument in _HELP_FLAGS for argument in ours):
+        print(_help(doc, values))
         sys.exit(0)
     try:
         rest = values([name, *ours])
+    except flags.UnrecognizedFlagError as error:
+        known = [f"--{flag}" for flag in ("config", *_words(values))]
+        near = config_lib.suggestion(f"--{error.flagname.split('.')[0]}", known)
+        raise UserError(f"There is no flag --{error.flagname}{near}; --help lists all flags.") from error
     except flags.Error as error:
         raise UserError(f"{_first_line(error)}; --help lists all flags.") from error
     if len(rest) > 1:
@@ -241,7 +294,7 @@ def _sample(loaded: run.Run, changed: dict[str, Any], seed: int, num: int) -> No
     name = f"seed{seed}_num{num}{_suffix(changed)}"
     np.save(folder / f"{name}.npy", samples)
     picture = _sheet(samples, f"{num} samples, seed {seed}, step {loaded.step}")
-    print(writer.save_png(drawing.draw(picture), folder / f"{name}.png"))
+    print(writer.save_png(drawing.draw(picture), folder / f"{name}.png", picture.title))
     print(folder / f"{name}.npy")
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import importlib
 import os
 import pathlib
 import pkgutil
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -208,6 +210,39 @@ def experiment_names() -> list[str]:
     return sorted(m.name for m in found if not m.ispkg and not m.name.startswith("_"))
 
 
+class Description(NamedTuple):
+    """What the docstring of an experiment's module says.
+
+    Attributes:
+      summary: its first line.
+      facts: what follows "Command: ", "Expected: " and "Time: ", by those words.
+      text: all of it.
+    """
+
+    summary: str
+    facts: dict[str, str]
+    text: str
+
+
+def describe(name: str) -> Description:
+    """Reads the docstring of an experiment's module, without importing it.
+
+    Args:
+      name: of a module of the package `experiments`.
+
+    Returns:
+      What it says.
+
+    Raises:
+      UserError: where there is none of that name, naming the nearest.
+    """
+    _check_name(name)
+    [folder] = importlib.import_module("experiments").__path__
+    text = ast.get_docstring(ast.parse(pathlib.Path(folder, f"{name}.py").read_text(encoding="utf-8"))) or ""
+    facts = dict(re.findall(r"^(Command|Expected|Time): (.+)$", text, re.MULTILINE))
+    return Description(text.split("\n", 1)[0], facts, text)
+
+
 def find_experiment(name: str) -> types.ModuleType:
     """Imports an experiment's module.
 
@@ -220,9 +255,13 @@ def find_experiment(name: str) -> types.ModuleType:
     Raises:
       UserError: where there is none of that name, naming the nearest.
     """
+    _check_name(name)
+    return importlib.import_module(f"experiments.{name}")
+
+
+def _check_name(name: str) -> None:
     names = experiment_names()
     if name not in names:
         raise UserError(
             f"There is no experiment '{name}'{config_lib.suggestion(name, names)}; `python -m experiments` lists them."
         )
-    return importlib.import_module(f"experiments.{name}")

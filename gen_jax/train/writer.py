@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from gen_jax.contracts import Film, Picture, Still, UserError
 from gen_jax.files import BROKEN_IMAGE, replace_text
@@ -100,7 +100,7 @@ class Writer:
             return []
         paths = []
         for name, picture in pictures.items():
-            paths += self._picture(step, name, draw(picture))
+            paths += self._picture(step, name, draw(picture), picture.title)
             if isinstance(picture, Film):
                 frames = film.same_size([draw(frame) for frame in picture.frames])
                 paths += self._video(name, frames, picture.fps)
@@ -131,7 +131,8 @@ class Writer:
         frames = {step: path for step, path in found.items() if self._is_whole(path)}
         if not frames:
             return []
-        paths = self._picture(total, "training", film.training_strip(frames))
+        title = f"The training, from step {min(frames)} to step {max(frames)}"
+        paths = self._picture(total, "training", film.training_strip(frames), title)
         return paths + self._video("training", film.training_video(frames, total), _FPS, _HOLD)
 
     def _frames(self) -> dict[int, pathlib.Path]:
@@ -149,11 +150,11 @@ class Writer:
             return False
         return True
 
-    def _picture(self, step: int, name: str, image: Image.Image) -> list[pathlib.Path]:
+    def _picture(self, step: int, name: str, image: Image.Image, title: str) -> list[pathlib.Path]:
         folder = self._workdir / "pictures"
         folder.mkdir(exist_ok=True)
         self._event(step, summary=self._summary.image(name, np.asarray(image), dataformats="HWC"))
-        return [save_png(image, folder / f"{name}.png")]
+        return [save_png(image, folder / f"{name}.png", title)]
 
     def _video(self, name: str, frames: Iterable[Image.Image], fps: float, hold: float = 0.0) -> list[pathlib.Path]:
         try:
@@ -192,11 +193,23 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def save_png(image: Image.Image, path: pathlib.Path) -> pathlib.Path:
-    """Saves a picture whole or not at all, and returns its path."""
+def save_png(image: Image.Image, path: pathlib.Path, title: str = "") -> pathlib.Path:
+    """Saves a picture whole or not at all.
+
+    Args:
+      image: the picture.
+      path: the file; an old one is replaced.
+      title: what a person sees in it, kept in the file for those who cannot see.
+
+    Returns:
+      The path.
+    """
+    facts = PngImagePlugin.PngInfo()
+    if title:
+        facts.add_text("Title", title)
     beside = path.with_name(path.name + ".tmp")
     with beside.open("wb") as file:
-        image.save(file, format="png")
+        image.save(file, format="png", pnginfo=facts)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -17,8 +17,31 @@ from gen_jax import cli, run
 
 def test_every_experiment_is_listed_with_its_number_and_time(capsys):
     for name in run.experiment_names():
-        text = listing.describe(name)
+        text = listing.entry(name)
         assert text.startswith(name) and "Expected: " in text and "Time: " in text and "TBD" not in text
+    listing.main([])
+    printed = capsys.readouterr().out
+    assert all(f"Command: python -m experiments.{name} " in printed for name in run.experiment_names())
+
+
+def test_the_list_says_all_of_an_experiment_that_is_named(capsys):
+    listing.main(["vae"])
+    assert str(run.find_experiment("vae").__doc__).strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["vaee"], "There is no experiment 'vaee' (did you mean vae?)"),
+        (["--preset=tiny"], "`python -m experiments.NAME --preset=tiny`"),
+        (["nothing_like_it"], "`python -m experiments` lists them"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_list_refuses_what_is_not_in_it(arguments, expected):
+    done = subprocess.run([sys.executable, "-m", "experiments", *arguments], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and expected in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
 
 
 def test_dry_run_prints_the_config_and_the_parameters_and_writes_nothing(tmp_path, capsys):
@@ -29,12 +52,22 @@ def test_dry_run_prints_the_config_and_the_parameters_and_writes_nothing(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_help_says_what_the_experiment_is_and_lists_the_flags(capsys):
+@pytest.mark.parametrize("name", run.experiment_names())
+def test_help_says_what_matters_on_one_screen(name, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main("vae", ["--help"])
+        cli.main(name, ["--help"])
     assert stopped.value.code == 0
-    printed = capsys.readouterr().out
-    assert "Kingma and Welling" in printed and "--workdir" in printed and "--preset" in printed
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 60 and max(map(len, lines)) <= 100
+    module = run.find_experiment(name)
+    words = " ".join(" ".join(lines).split())
+    assert all(" ".join(part.split()) in words for part in str(module.__doc__).split("\n\n"))  # Folded, but whole.
+    beginnings = [line.split("=")[0].split()[0] for line in lines if line.startswith("  ")]
+    presets, modes = set(module._PRESETS), set(cli.MODES)
+    assert presets | modes <= set(beginnings)
+    flags = {"workdir", "preset", "mode", "data_dir", "dry_run", "seed", "num", "path", "frames", "config.KEY"}
+    flags |= {"distributed", "coordinator", "num_processes", "process_id"}
+    assert {f"--{flag}" for flag in flags} <= set(beginnings)
 
 
 def test_train_evaluate_and_sample(tmp_path, capsys):

@@ -102,6 +102,14 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_picture_keeps_its_title_in_the_file(tmp_path):
+    writer = Writer(tmp_path, 0)
+    [path] = writer.pictures(3, {"lines": Curves("Where σ² < 1 → 0", {"y": (np.arange(3.0), np.arange(3.0))})})
+    writer.close()
+    with Image.open(path) as image:
+        assert image.info["Title"] == "Where σ² < 1 → 0"
+
+
 def test_curves_are_drawn_and_panels_stand_beside_each_other():
     x = np.arange(1, 20)
     curves = Curves("A title", {"falling": (x, 1.0 / x), "rising": (x, 1.0 * x)}, ("n", "value"), log_y=True)
