@@ -4,6 +4,7 @@
 #   make test       lint, types, layers and the tests
 #   make test-all   also the slow tests
 #   make bench      the benchmark table
+#   make mutants    breaks the mathematics in many places, one at a time, and sees that tests fail
 #   make equations  writes EQUATIONS.md: which equation of which paper each function is, and its test
 #   make colabs     the notebooks from their sources
 # Variables: PYTHON (the interpreter that makes the environment), VENV (its folder), ARGS (passed on).
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run demo setup test test-all lint bench equations colabs
+.PHONY: run demo setup test test-all lint bench mutants equations colabs
 
 run: $(VENV)/installed
 	$(BIN)/python -m experiments.vae --workdir=runs/vae $(ARGS)
@@ -45,6 +46,9 @@ test-all: lint
 
 bench: setup
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
+
+mutants: setup
+	$(BIN)/python tests/mutations.py $(ARGS)
 
 equations: $(VENV)/installed
 	$(BIN)/python tests/equation_map.py
