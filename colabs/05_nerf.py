@@ -173,11 +173,12 @@ places = jnp.asarray(cameras.pixel_centers(size, size)) / size * 2 - 1
 
 def fit(count):
     """What the field shows after the steps, with so many frequencies."""
-    field, tx = tiny_nerf.Field((64, 64, 64), count), optax.adam(5e-3)
-    params = field.init(rng.stream(root, "init"), places[0, 0])
+    field, tx = tiny_nerf.Field((64, 64, 64)), optax.adam(5e-3)
+    encoded = jax.vmap(jax.vmap(lambda place: positional_encoding(place, count)))(places)
+    params = field.init(rng.stream(root, "init"), encoded[0, 0])
 
     def show(params):
-        return jax.vmap(jax.vmap(lambda place: field.apply(params, place)[0]))(places)
+        return jax.vmap(jax.vmap(lambda place: field.apply(params, place)[0]))(encoded)
 
     def step(carry, _):
         params, state = carry
