@@ -37,7 +37,8 @@ def main(process_id: int, count: int, port: int, folder: pathlib.Path, stop_at: 
         return experiment.train_source.batches(step, size)
 
     facts = {name: getattr(experiment.train_source, name) for name in ("num_examples", "example_shape", "fingerprint")}
-    source = types.SimpleNamespace(batches=batches, origin=experiment.train_source.origin, **facts)
+    facts |= {"origin": experiment.train_source.origin, "notes": experiment.train_source.notes}
+    source = types.SimpleNamespace(batches=batches, **facts)
     outcome = loop.train(dataclasses.replace(experiment, train_source=source), config, folder / f"run-{count}")
     print(f"step {outcome.step}, finished {outcome.finished}")
 
