@@ -34,7 +34,7 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 def strided_conv(y: Array, kernel: Array, stride: int) -> Array:
     """The strided convolution with "SAME" padding, F(y, k), equal to `jax.lax.conv_general_dilated`.
 
-    See "A guide to convolution arithmetic for deep learning", Dumoulin and Visin, 2016 (arXiv:1603.07285), Section 2.
+    See "A guide to convolution arithmetic for deep learning", Dumoulin and Visin, 2016 (arXiv:1603.07285), Chapter 2.
 
     Args:
       y: [B, H, W, I].
@@ -50,7 +50,7 @@ def strided_conv(y: Array, kernel: Array, stride: int) -> Array:
 def conv_transpose(x: Array, kernel: Array, stride: int) -> Array:
     """The transpose of a strided convolution in its input, Fᵀ(x, k), equal to `jax.lax.conv_transpose`.
 
-    See "A guide to convolution arithmetic for deep learning", Dumoulin and Visin, 2016 (arXiv:1603.07285), Section 4.
+    See "A guide to convolution arithmetic for deep learning", Dumoulin and Visin, 2016 (arXiv:1603.07285), Chapter 4.
 
     Args:
       x: [B, H, W, I].

@@ -27,7 +27,7 @@ class GroupNorm(nn.Module):
 
     y = γ (x − μ_g) / √(σ²_g + ε) + β
 
-    See "Group Normalization", Wu and He, 2018 (arXiv:1803.08494), Eq. 1, 2 and 6. The sums run over positions first,
+    See "Group Normalization", Wu and He, 2018 (arXiv:1803.08494), Eq. 1, 2, 6 and 7. The sums run over positions first,
     for every channel by itself, then over the channels of a group, and one product and one sum are left for each
     number: a reshape to groups and a reduction over three axes at once is several times slower on a CPU.
 

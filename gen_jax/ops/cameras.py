@@ -96,7 +96,8 @@ def pixel_centers(height: int, width: int) -> np.ndarray:
 def distort(point: Array, distortion: Array) -> Array:
     """Where a lens shows a point of the plane z = 1: x (1 + k_1 r² + k_2 r⁴) + (2 p_1 x y + p_2 (r² + 2 x²), …).
 
-    See "Close-Range Camera Calibration", Brown, 1971, pages 855 to 866; in OpenCV's order of the coefficients.
+    See "Close-Range Camera Calibration", Brown, 1971 (Photogrammetric Engineering 37), pages 855 to 866; in OpenCV's
+    order of the coefficients.
 
     Args:
       point: [2] (x, y), y down.
@@ -116,7 +117,7 @@ def distort(point: Array, distortion: Array) -> Array:
 def undistort(point: Array, distortion: Array) -> Array:
     """The inverse of `distort`, by Newton's method from the point itself.
 
-    See "Close-Range Camera Calibration", Brown, 1971, pages 855 to 866.
+    See "Close-Range Camera Calibration", Brown, 1971 (Photogrammetric Engineering 37), pages 855 to 866.
 
     Args:
       point: [2], where the lens shows it.
@@ -255,7 +256,7 @@ def ndc_ray(origin: Array, direction: Array, focal: Array, size: Array, near: fl
 def ndc_depth(depth: Array, origin: Array, direction: Array, near: float = 1.0) -> Array:
     """The depth t along a ray in the world that is t' along the ray in normalised device coordinates.
 
-    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Appendix C, Eq. 22, solved for t.
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Appendix C, Eq. 15, solved for t.
 
     Args:
       depth: t' [...] in [0, 1); 1 is infinitely far away.
@@ -273,7 +274,7 @@ def ndc_depth(depth: Array, origin: Array, direction: Array, near: float = 1.0) 
 def ndc_point(point: Array, focal: Array, size: Array, near: float = 1.0) -> Array:
     """A point in normalised device coordinates: (−f_x/(W/2) x/z, −f_y/(H/2) y/z, 1 + 2n/z).
 
-    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Appendix C, Eq. 8.
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Appendix C, Eq. 9, with the constants of Eq. 21 to 24.
 
     Args:
       point: [3], in the coordinates of a camera that looks along −z.

@@ -23,8 +23,8 @@ def unit_levels(image: Array) -> Array:
 def dynamic_binarization(key: Key, image: Array) -> Array:
     """A binary image drawn anew from the grey levels: x ~ Bernoulli(v / 255).
 
-    See "On the Quantitative Analysis of Deep Belief Networks", Salakhutdinov and Murray, 2008, Section 5, whose
-    protocol "Importance Weighted Autoencoders", Burda et al., 2016 (arXiv:1509.00519), Section 5, follows.
+    See "On the Quantitative Analysis of Deep Belief Networks", Salakhutdinov and Murray, 2008 (ICML), pages 872 to
+    879, whose protocol "Importance Weighted Autoencoders", Burda et al., 2016 (arXiv:1509.00519), Section 5, follows.
 
     Args:
       key: this example's key at this step.

@@ -28,8 +28,8 @@ def grid_points(low: np.ndarray, high: np.ndarray, resolution: int) -> np.ndarra
 def marching_cubes(values: np.ndarray, points: np.ndarray, level: float) -> Mesh:
     """The surface on which a function has a value, as triangles whose front is outside, where the function is smaller.
 
-    See "Efficient Implementation of Marching Cubes' Cases with Topological Guarantees", Lewiner et al., 2003,
-    pages 1 to 15.
+    See "Efficient Implementation of Marching Cubes' Cases with Topological Guarantees", Lewiner et al., 2003
+    (Journal of Graphics Tools 8), pages 1 to 15.
 
     Args:
       values: [X, Y, Z], the function at the points.

@@ -169,7 +169,7 @@ def intervals(depths: Array, *, far: Array | float | None = None) -> Array:
 def render_weights(density: Array, delta: Array) -> Array:
     """How much each sample adds to what a ray sees: w_i = T_i (1 − exp(−σ_i δ_i)), T_i = exp(−Σ_{j<i} σ_j δ_j).
 
-    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Eq. 3.
+    See "NeRF", Mildenhall et al., 2020 (arXiv:2003.08934), Eq. 3 and 5.
 
     Args:
       density: [N] σ_i ≥ 0, a unit of the length that delta is in.
@@ -226,7 +226,7 @@ def over(image: np.ndarray, background: np.ndarray, *, premultiplied: bool = Fal
 
     Straight alpha: α c + (1 − α) b. Premultiplied alpha, where the colours are multiplied by α already: c + (1 − α) b.
 
-    See "Compositing Digital Images", Porter and Duff, 1984, pages 253 to 259.
+    See "Compositing Digital Images", Porter and Duff, 1984 (Computer Graphics 18), pages 253 to 259.
 
     Args:
       image: [..., 4] red, green, blue and α in [0, 1].

@@ -4,7 +4,8 @@ Papers:
   * "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006 (Science 313): HS below;
     the deep autoencoder against principal components.
   * "Extracting and Composing Robust Features with Denoising Autoencoders", Vincent et al., 2008 (ICML), and "Stacked
-    Denoising Autoencoders", Vincent et al., 2010 (JMLR 11): the corruptions.
+    Denoising Autoencoders: Learning Useful Representations in a Deep Network with a Local Denoising Criterion", Vincent
+    et al., 2010 (JMLR 11): the corruptions.
   * "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663): the top-k code. "Sparse autoencoder", Ng, 2011
     (CS294A lecture notes): the divergence of mean activations.
   * "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML): the penalty.

@@ -181,7 +181,7 @@ def jacobian_spectrum(params: Params, x: np.ndarray, *, model: nn.Module) -> np.
     """The singular values of the encoder's Jacobian, in falling order, on average over images.
 
     See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML),
-    Section 5, on the spectrum of singular values.
+    Sections 5.2 and 5.3, on the singular values.
 
     Args:
       params: of the model.

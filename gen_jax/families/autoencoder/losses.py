@@ -106,7 +106,7 @@ def k_sparse(z: Array, k: Array | int, max_k: int | None = None) -> Array:
 def annealed_k(step: Array, k_start: int, k: int, anneal_steps: int) -> Array:
     """How many activations are kept at a step: from `k_start` in a straight line to `k`, and `k` from then on.
 
-    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), Section 4.2, on scheduling the
+    See "k-Sparse Autoencoders", Makhzani and Frey, 2013 (arXiv:1312.5663), Section 4, on scheduling the
     sparsity level: units that are never among the k largest learn nothing, so the first epochs keep many.
 
     Args:
@@ -148,7 +148,7 @@ def sigmoid_contractive_penalty(z: Array, kernel: Array) -> Array:
     ‖J_f(x)‖²_F = Σ_j [z_j (1 − z_j)]² Σ_i W_ij²
 
     See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML),
-    pages 833 to 840, for sigmoid units.
+    Section 4, for sigmoid units.
 
     Args:
       z: [d] the layer's activations, in (0, 1).

@@ -231,7 +231,7 @@ def contractive_objective(
     L(x, g(f(x))) + λ ‖J_f(x)‖²_F
 
     See "Contractive Auto-Encoders: Explicit Invariance During Feature Extraction", Rifai et al., 2011 (ICML),
-    Section 3, J_CAE.
+    Section 4, J_CAE.
 
     Args:
       params: of the model.

@@ -159,7 +159,7 @@ def contractive_walk(
     z_t = f(x_t) + Δ,  Δ = J Jᵀ ε,  ε ~ N(0, s² I);  x_{t+1} = g(z_t)
 
     See "A Generative Process for Sampling Contractive Auto-Encoders", Rifai et al., 2012 (arXiv:1206.6434),
-    Section 3. J is never formed: Δ is one backward and one forward product.
+    pages 1 to 8. J is never formed: Δ is one backward and one forward product.
 
     Args:
       params: of the model.

@@ -33,7 +33,7 @@ class Continuous(NamedTuple):
 def signal_and_noise(log_snr: Array) -> tuple[Array, Array]:
     """The weights of data and noise: √ᾱ = √σ(λ) and √(1 − ᾱ) = √σ(−λ).
 
-    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), Section 3.2.
+    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), Section 3.2, Eq. 3 and 4, where γ is −λ.
 
     Args:
       log_snr: [...] λ.

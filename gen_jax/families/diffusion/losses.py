@@ -67,7 +67,8 @@ def min_snr_weight(prediction: str, snr: Array, gamma: float = 5.0) -> Array:
 
     min(SNR, γ) as a weight on the error of x_0; so min(SNR, γ) / SNR on ε and min(SNR, γ) / (SNR + 1) on v.
 
-    See "Efficient Diffusion Training via Min-SNR Weighting Strategy", Hang et al., 2023 (arXiv:2303.09556), Section 3.
+    See "Efficient Diffusion Training via Min-SNR Weighting Strategy", Hang et al., 2023 (arXiv:2303.09556), Section
+    3.4, and Section 4.2 for what is not x_0.
 
     Args:
       prediction: one of `PREDICTIONS`.
@@ -244,7 +245,7 @@ def l_continuous(epsilon: Array, predicted: Array, log_snr_slope: Array) -> Arra
     Its integral over time depends on the noise schedule through the levels at the two ends alone; for the best
     predictor, from no noise to nothing but noise, it is −log p(x_0) for data that are points.
 
-    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), Section 5.
+    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), Section 5, Eq. 17, where γ is −λ.
 
     Args:
       epsilon: [...].

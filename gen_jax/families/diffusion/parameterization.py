@@ -181,7 +181,8 @@ def interpolated_log_variance(process: Process, v: Array, t: Array) -> Array:
 
     log Σ = f log β + (1 − f) log β̃,  f = (v + 1) / 2
 
-    See "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672), Eq. 15.
+    See "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672), Eq. 15,
+    where the network says f itself; that it says v is its code's way.
 
     Args:
       process: the process.

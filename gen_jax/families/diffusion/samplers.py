@@ -158,8 +158,8 @@ def ddim_inversion(
 
     x_t / √ᾱ_t = x_{t−1} / √ᾱ_{t−1} + (σ̄_t − σ̄_{t−1}) ε(x_{t−1}),  σ̄ = √((1 − ᾱ) / ᾱ)
 
-    See "Denoising Diffusion Implicit Models", Song et al., 2021 (arXiv:2010.02502), Section 4.3 and Eq. 14. The network
-    is told the level at which x is; that of the example itself, which has no noise, is called the first step's.
+    See "Denoising Diffusion Implicit Models", Song et al., 2021 (arXiv:2010.02502), Section 4.3, Eq. 13 and 14. The
+    network is told the level at which x is; that of the example itself, which has no noise, is called the first step's.
 
     Args:
       process: as given to `ddim`.

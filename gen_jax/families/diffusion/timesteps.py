@@ -47,7 +47,8 @@ def uniform(key: Key, index: Array, num_steps: int) -> tuple[Array, Array]:
 def antithetic(key: Key, index: Array, num_steps: int) -> tuple[Array, Array]:
     """Examples 2k and 2k + 1 get t and T − 1 − t: one early step and one late.
 
-    See "A New Monte Carlo Technique: Antithetic Variates", Hammersley and Morton, 1956, pages 449 to 475.
+    See "A New Monte Carlo Technique: Antithetic Variates", Hammersley and Morton, 1956 (Proceedings of the
+    Cambridge Philosophical Society 52), pages 449 to 475.
 
     Args:
       key: of the stream.
@@ -65,8 +66,8 @@ def antithetic(key: Key, index: Array, num_steps: int) -> tuple[Array, Array]:
 def stratified(key: Key, index: Array, num_steps: int, batch_size: int) -> tuple[Array, Array]:
     """One draw for the batch, and every example an equal distance further on: t_i = ⌊T · frac(u + i / B)⌋.
 
-    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), and its code: its low-discrepancy
-    sampler, here with steps in the place of continuous time.
+    See "Variational Diffusion Models", Kingma et al., 2021 (arXiv:2107.00630), Appendix I.1 and its code: its
+    low-discrepancy sampler, here with steps in the place of continuous time.
 
     Args:
       key: of the stream at this step.

@@ -106,7 +106,7 @@ def hinge_discriminator_loss(real_logit: Array, fake_logit: Array) -> Array:
     max(0, 1 − D(x)) + max(0, 1 + D(x̃))
 
     See "Geometric GAN", Lim and Ye, 2017 (arXiv:1705.02894), and "Spectral Normalization for Generative Adversarial
-    Networks", Miyato et al., 2018 (arXiv:1802.05957), Section 4.
+    Networks", Miyato et al., 2018 (arXiv:1802.05957), Section 4, Eq. 16.
 
     Args:
       real_logit: [...] D(x), any real number.
@@ -122,7 +122,7 @@ def hinge_generator_loss(fake_logit: Array) -> Array:
     """The generator's loss in the same game, which has no margin: −D(x̃).
 
     See "Geometric GAN", Lim and Ye, 2017 (arXiv:1705.02894), and "Spectral Normalization for Generative Adversarial
-    Networks", Miyato et al., 2018 (arXiv:1802.05957), Section 4.
+    Networks", Miyato et al., 2018 (arXiv:1802.05957), Section 4, Eq. 17.
 
     Args:
       fake_logit: [...] D(x̃).

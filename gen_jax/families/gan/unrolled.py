@@ -28,8 +28,9 @@ def unrolled_discriminator(
 
     φ⁰ = φ,  φᵏ⁺¹ = φᵏ + u(∇_φ L_D(φᵏ, θ), sᵏ),  with the optimiser's update u and its state s
 
-    See "Unrolled Generative Adversarial Networks", Metz et al., 2017 (arXiv:1611.02163), Section 2.2, where u is
-    η times the gradient of what the discriminator maximises. The result is a differentiable function of θ and φ.
+    See "Unrolled Generative Adversarial Networks", Metz et al., 2017 (arXiv:1611.02163), Section 2.2, Eq. 6 and 7,
+    where u is η times the gradient of what the discriminator maximises. The result is a differentiable function of θ
+    and φ.
 
     The optimiser must be differentiable where a gradient is 0. Adam's √v is not: at v = 0, as for the weights of a ReLU
     that is off from the start, its derivative is infinite and the result's is NaN. `optax.adam(..., eps_root=1e-16)`
@@ -78,9 +79,9 @@ def unrolled_generator_loss(
 
     L_K(θ) = L_G(θ, φᴷ(θ, φ)),  dL_K/dθ = ∂L_G/∂θ + ∂L_G/∂φᴷ · dφᴷ/dθ
 
-    See "Unrolled Generative Adversarial Networks", Metz et al., 2017 (arXiv:1611.02163), Section 2.3; the gradient goes
-    through all K updates, the optimiser's moments with them. The discriminator itself is then trained from φ, as if
-    nothing had been.
+    See "Unrolled Generative Adversarial Networks", Metz et al., 2017 (arXiv:1611.02163), Sections 2.2 and 2.4, Eq. 9
+    and 12; the gradient goes through all K updates, the optimiser's moments with them. The discriminator itself is then
+    trained from φ, as if nothing had been.
 
     Args:
       generator_loss: `(g_params, d_params)` -> [], or any pytree, such as a loss with its terms.

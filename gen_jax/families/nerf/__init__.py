@@ -3,7 +3,8 @@
 Papers:
   * "NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis", Mildenhall et al., 2020
     (arXiv:2003.08934): the field, the quadrature, coarse and fine samples, normalised device coordinates.
-  * "Local Light Field Fusion", Mildenhall et al., 2019 (arXiv:1905.00889): forward-facing scenes and their spirals.
+  * "Local Light Field Fusion: Practical View Synthesis with Prescriptive Sampling Guidelines", Mildenhall et al., 2019
+    (arXiv:1905.00889): forward-facing scenes and their spirals.
 
 Read `rendering.render_ray` first: what one ray sees. What it stands on has no parameters and is in `gen_jax.ops`:
 `cameras` and `camera_paths`, `volume_rendering`, `encodings`.

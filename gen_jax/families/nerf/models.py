@@ -18,7 +18,7 @@ class RadianceField(nn.Module):
     which so depends on the place alone, and a feature vector, which with the encoded direction gives the colour.
 
     See "NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis", Mildenhall et al., 2020
-    (arXiv:2003.08934), Section 5.1, Figure 7, and its code.
+    (arXiv:2003.08934), Sections 3 and 5.1, Figure 7, and its code.
 
     Attributes:
       depth: how many layers see the place.
