@@ -49,7 +49,9 @@ def interval(
     different examples may then be equal, the Fréchet distance) the interval is off to one side and may leave out
     `value`: `half_sample_interval` is for those.
 
-    See "Bootstrap Methods: Another Look at the Jackknife", Efron, 1979, Section 2.
+    See "Bootstrap Methods: Another Look at the Jackknife", Efron, 1979 (Annals of Statistics 7), Section 2, and for the
+    quantiles "Nonparametric Standard Errors and Confidence Intervals", Efron, 1981 (Canadian Journal of Statistics 9),
+    pages 139 to 158.
 
     Args:
       statistic: takes as many arrays as there are samples, of their shapes, and returns one number.
@@ -93,8 +95,8 @@ def half_sample_interval(
     It is about the expectation of the statistic for as many examples. Where that depends on their number, as the
     Fréchet distance's does, the interval knows nothing of what more examples would give.
 
-    See "A General Theory for Jackknife Variance Estimation", Shao and Wu, 1989, pages 1176 to 1197, on leaving out
-    d examples at a time.
+    See "A General Theory for Jackknife Variance Estimation", Shao and Wu, 1989 (Annals of Statistics 17), pages
+    1176 to 1197, on leaving out d examples at a time.
 
     Args:
       statistic: as in `interval`, but of any number of examples.
@@ -161,7 +163,8 @@ def share_interval(count: int, total: int, *, level: float = 0.95) -> Interval:
     distribution: the shares p that p̂ is within z of their own standard errors √(p(1 − p)/n) of. It lies in [0, 1] and
     has a width also where p̂ is 0 or 1.
 
-    See "Probable Inference, the Law of Succession, and Statistical Inference", Wilson, 1927, pages 209 to 212.
+    See "Probable Inference, the Law of Succession, and Statistical Inference", Wilson, 1927 (Journal of the
+    American Statistical Association 22), pages 209 to 212.
 
     Args:
       count: of how many examples it is true, from 0 to `total`.

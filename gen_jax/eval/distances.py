@@ -93,9 +93,9 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     good as others. Its trace is the sum of the singular values of C₁^½ C₂^½: the same number, which is the same for
     both orders of the arguments and never takes the root of a rounding error.
 
-    See "The Fréchet distance between multivariate normal distributions", Dowson and Landau, 1982, pages 450
-    to 455, and for its use "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel
-    et al., 2017 (arXiv:1706.08500), Eq. 6.
+    See "The Fréchet distance between multivariate normal distributions", Dowson and Landau, 1982 (Journal of
+    Multivariate Analysis 12), pages 450 to 455, and for its use "GANs Trained by a Two Time-Scale Update Rule Converge
+    to a Local Nash Equilibrium", Heusel et al., 2017 (arXiv:1706.08500), Eq. 6.
 
     Args:
       mean1: [d] μ₁.

@@ -26,7 +26,8 @@ def psnr(image: np.ndarray, truth: np.ndarray) -> float:
 def ssim(image: np.ndarray, truth: np.ndarray) -> float:
     """The structural similarity, with Gaussian windows of standard deviation 1.5 pixels, the mean over the channels.
 
-    See "Image Quality Assessment: From Error Visibility to Structural Similarity", Wang et al., 2004, Section III.C.
+    See "Image Quality Assessment: From Error Visibility to Structural Similarity", Wang et al., 2004 (IEEE
+    Transactions on Image Processing 13), Section III.C.
 
     Args:
       image: [H, W, C] in [0, 1], each side 11 or more.

@@ -122,7 +122,7 @@ def lpips(weights: Weights, image: Array, truth: Array) -> Array:
     """The perceptual distance of two images: Σ_l mean over places of Σ_c w_lc (ŷ_lc − ŷ'_lc)², ŷ of length 1.
 
     See "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", Zhang et al., 2018 (arXiv:1801.03924),
-    Eq. 1.
+    Eq. 1, whose w is squared with the difference; the weights of its code, which are read here, are not.
 
     Args:
       weights: of `load`.

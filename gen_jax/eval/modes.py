@@ -47,7 +47,7 @@ def mode_coverage(
 
     See "VEEGAN: Reducing Mode Collapse in GANs using Implicit Variational Learning", Srivastava et al., 2017
     (arXiv:1705.07761), and "PacGAN: The power of two samples in generative adversarial networks", Lin et al., 2018
-    (arXiv:1712.04086), Section 4.1.
+    (arXiv:1712.04086), Table 1.
 
     Args:
       samples: [N, d], finite; d is mostly 2.

@@ -38,7 +38,8 @@ def log_density(samples: np.ndarray, points: np.ndarray, sigma: float) -> np.nda
 
     log p(x) = log Σ_i exp(−‖x − s_i‖²/2σ²) − log n − (d/2) log 2πσ²
 
-    See "On Estimation of a Probability Density Function and Mode", Parzen, 1962, pages 1065 to 1076.
+    See "On Estimation of a Probability Density Function and Mode", Parzen, 1962 (Annals of Mathematical
+    Statistics 33), pages 1065 to 1076.
 
     Args:
       samples: [n, d] s, finite.

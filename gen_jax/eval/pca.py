@@ -52,8 +52,9 @@ def fit_pca(examples: np.ndarray, rank: int) -> Pca:
     Of all codes of q numbers with a linear decoder it has the least error; autoencoders are compared with it at equal
     code size. The sign of a component is that which makes its entry of largest magnitude positive.
 
-    See "On Lines and Planes of Closest Fit to Systems of Points in Space", Pearson, 1901, pages 559 to 572, and for
-    the comparison "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006.
+    See "On Lines and Planes of Closest Fit to Systems of Points in Space", Pearson, 1901 (Philosophical Magazine 2),
+    pages 559 to 572, and for the comparison "Reducing the Dimensionality of Data with Neural Networks", Hinton and
+    Salakhutdinov, 2006.
 
     Args:
       examples: [N, ...] numbers, D to an example; one copy in float64 is made.
