@@ -23,6 +23,9 @@ from gen_jax.train.parallel import Layout, to_host
 
 NAMES = run.experiment_names()
 
+# Grouped by experiment, so that what one test has compiled is there for the next.
+each = pytest.mark.parametrize("name", NAMES, scope="module")
+
 
 # Where gradients are so small that two steps of 1e-3 would show nothing: means of squared errors of colours.
 SGD_RATES = {"nerf": 0.1, "tiny_nerf": 0.1}
@@ -60,8 +63,9 @@ def start_of(name: str, optimizer: str = "adam"):
 
 
 def every_preset():
-    """(experiment, preset) of all presets, the default among them."""
-    return [(name, preset) for name in NAMES for preset in run.find_experiment(name)._PRESETS]
+    """(experiment, preset) of all presets, the default among them, but `tiny`, which the other tests run."""
+    presets = [(name, preset) for name in NAMES for preset in run.find_experiment(name)._PRESETS]
+    return [(name, preset) for name, preset in presets if preset != "tiny"]
 
 
 # What the sets that presets name hold, where they do not come with the package: the shape and how many classes.
@@ -101,9 +105,10 @@ def call_batch(experiment, first: int):
     return experiment.train_source.batch(first) if count == 1 else experiment.train_source.batches(first, count)
 
 
-def train_calls(experiment, start, layout: Layout, calls: int):
-    """The state and the metrics after some calls of the wrapped step, and how often it was traced."""
-    traces = []
+@functools.lru_cache(maxsize=6)
+def step_of(name: str, optimizer: str, backend: str, count: int):
+    """The wrapped train step on so many devices, its layout, and a list that grows when the step is traced."""
+    experiment, layout, traces = experiment_of(name, optimizer), Layout(backend, jax.devices()[:count]), []
 
     def counted(state, batch, *, axis_name=None):
         traces.append(axis_name)
@@ -111,21 +116,29 @@ def train_calls(experiment, start, layout: Layout, calls: int):
 
     # By the name of what it counts, its program is found among those that other tests have compiled.
     counted.__name__ = getattr(experiment.train_step, "func", experiment.train_step).__name__
-    step = layout.wrap_train(counted, experiment.steps_per_call)
+    return layout.wrap_train(counted, experiment.steps_per_call), layout, traces
+
+
+def train_calls(name: str, optimizer: str, backend: str, count: int, calls: int):
+    """The state and the metrics after some calls of the wrapped step."""
+    experiment, start = experiment_of(name, optimizer), start_of(name, optimizer)
+    step, layout, traces = step_of(name, optimizer, backend, count)
+    before = len(traces)
     state = layout.put_state(start)
     for call in range(calls):
-        before = state
+        donated = state
         batch = call_batch(experiment, call * experiment.steps_per_call)
         state, metrics = step(state, layout.put_batch(batch, experiment.steps_per_call))
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params)), "the donated state is not consumed"
-    return to_host(state), jax.tree.map(np.asarray, metrics), len(traces)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated.params)), "the donated state is not consumed"
+    assert len(traces) <= before + 1, "a later call compiles again"
+    return to_host(state), jax.tree.map(np.asarray, metrics)
 
 
 def test_there_are_experiments():
     assert "vae" in NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each
 def test_the_docstring_says_command_number_and_time(name):
     doc = inspect.getdoc(run.find_experiment(name))
     for fact in ("Command: python -m experiments.", "Expected: ", "Time: "):
@@ -133,22 +146,17 @@ def test_the_docstring_says_command_number_and_time(name):
     assert any(c.isdigit() for c in doc.split("Expected: ")[1].splitlines()[0])
 
 
+def each_but_slow(slow: set[str]):
+    """Every experiment; some only among the slow tests."""
+    marked = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in NAMES]
+    return pytest.mark.parametrize("name", marked, scope="module")
+
+
 # U-Nets compile for long; those of the others stand for this one's in the quick tests.
-SLOW_IN_LAYOUTS = {"guided_diffusion"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_IN_LAYOUTS else name for name in NAMES]
-)
+@each_but_slow({"guided_diffusion"})
 def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name):
-    experiment = experiment_of(name, "sgd")
-    calls = max(1, 2 // experiment.steps_per_call)
-    layouts = {
-        (backend, count): Layout(backend, jax.devices()[:count])
-        for backend, count in (("jit", 1), ("jit", 8), ("pmap", 2), ("pmap", 8))
-    }
-    start = start_of(name, "sgd")
-    results = {key: train_calls(experiment, start, layout, calls) for key, layout in layouts.items()}
+    start, layouts = start_of(name, "sgd"), [("jit", 1), ("jit", 8), ("pmap", 2), ("pmap", 8)]
+    results = {layout: train_calls(name, "sgd", *layout, calls=2) for layout in layouts}
     reference = results["jit", 1]
     moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), reference[0].params, start.params)
     assert max(jax.tree.leaves(moved)) > 1e-4, "the steps did nothing; the comparison would be empty"
@@ -157,24 +165,12 @@ def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name):
         chex.assert_trees_all_close(result[1], reference[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("backend", "count"), [("jit", 1), ("pmap", 8)])
-def test_the_second_call_does_not_compile_again(name, backend, count):
-    _, _, traces = train_calls(experiment_of(name), start_of(name), Layout(backend, jax.devices()[:count]), 3)
-    assert traces == 1
-
-
-# Op by op each shape is compiled by itself, a minute's work for a U-Net; the classifier stands for the others in the
-# quick tests.
-SLOW_WITHOUT_JIT = {"ddpm", "improved_ddpm", "guided_diffusion"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_WITHOUT_JIT else name for name in NAMES]
-)
+# Op by op each shape is compiled by itself, a minute's work for a U-Net: `classifier` and `tiny_nerf` stand for these
+# in the quick tests.
+@each_but_slow({"ddpm", "improved_ddpm", "guided_diffusion", "noisy_classifier", "nerf"})
 def test_without_jit_the_step_does_the_same(name):
     experiment = experiment_of(name, "sgd")
-    compiled, _, _ = train_calls(experiment, start_of(name, "sgd"), Layout("jit", jax.devices()[:1]), 1)
+    compiled, _ = train_calls(name, "sgd", "jit", 1, calls=1)
     state = jax.tree.map(jnp.asarray, start_of(name, "sgd"))
     with jax.disable_jit():
         plain, _ = experiment.train_step(state, call_batch(experiment, 0))
@@ -187,31 +183,31 @@ def is_game(experiment) -> bool:
     return isinstance(state.opt_state, dict) and state.opt_state.keys() == state.params.keys()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each
 def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
-    layout = Layout("jit", jax.devices()[:1])
-    step = layout.wrap_train(experiment.train_step, experiment.steps_per_call)
-    start = start_of(name)
-    state, batch = (
-        layout.put_state(start),
-        layout.put_batch(call_batch(experiment, 0), experiment.steps_per_call),
-    )
-    losses = []
+    step, layout, traces = step_of(name, "adam", "jit", 1)
+    start, before = start_of(name), len(traces)
+    state = layout.put_state(start)
+    batch = layout.put_batch(call_batch(experiment, 0), experiment.steps_per_call)
+    losses: list[float] = []
     for _ in range(60):
         state, metrics = step(state, batch)
         assert all(np.isfinite(value).all() for value in metrics.values())
         losses.append(float(np.mean(metrics["loss"])))
+        if len(losses) >= 20 and np.mean(losses[-10:]) < 0.9 * losses[0]:
+            break
+    assert len(traces) <= before + 1, "a later call compiles again"
     if is_game(experiment):  # What one player wins the other may lose: no loss must fall, but all of them play.
         for player, params in state.params.items():
             moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), params, start.params[player])
             assert max(jax.tree.leaves(moved)) > 1e-4, player
             assert f"{player}/loss" in metrics
     else:
-        assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:1]), losses
+        assert np.mean(losses[-10:]) < 0.9 * losses[0], losses
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each
 def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     experiment = experiment_of(name)
     state = start_of(name)
@@ -225,7 +221,8 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     assert set(experiment.headline) & set(experiment.report(means[0]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+# A classifier's samples are climbs of many steps: that of `classifier` stands for both in the quick tests.
+@each_but_slow({"noisy_classifier"})
 def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     experiment = experiment_of(name)
     loaded = Run(tmp_path, config_of(name), start_of(name), experiment)
@@ -242,7 +239,7 @@ def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     assert len(np.unique(many.reshape(40, -1), axis=0)) == 40
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each
 def test_a_run_whose_data_are_gone_still_samples(name):
     here = experiment_of(name)
     absent = []
@@ -260,7 +257,7 @@ def test_a_run_whose_data_are_gone_still_samples(name):
         next(iter(gone.test_source.evaluation()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_but_slow({"guided_diffusion", "improved_ddpm"})
 def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     experiment = experiment_of(name)
     state = to_host(jax.jit(experiment.settle)(start_of(name)))
@@ -277,12 +274,12 @@ def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     assert "training" not in first, "that is the name of the film of the frames"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each
 def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     experiment = experiment_of(name)
     if experiment.frame is None:
         return
-    trained, _, _ = train_calls(experiment, start_of(name), Layout("jit", jax.devices()[:1]), 3)
+    trained, _ = train_calls(name, "adam", "jit", 1, calls=3)
     settle = jax.jit(experiment.settle)
     early, late = (to_host(settle(state)) for state in (start_of(name), trained))
     one, two, other = (np.asarray(draw(experiment.frame(state))) for state in (early, early, late))
@@ -290,10 +287,10 @@ def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     assert one.shape == other.shape and not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each
 def test_settling_keeps_what_was_trained_and_every_warning_is_a_metric(name):
     experiment = experiment_of(name)
-    trained, metrics, _ = train_calls(experiment, start_of(name), Layout("jit", jax.devices()[:1]), 1)
+    trained, metrics = train_calls(name, "adam", "jit", 1, calls=1)
     settled = to_host(jax.jit(experiment.settle)(trained))
     assert jax.tree.structure(settled) == jax.tree.structure(trained)
     chex.assert_trees_all_equal((settled.step, settled.params), (trained.step, trained.params))
@@ -302,8 +299,8 @@ def test_settling_keeps_what_was_trained_and_every_warning_is_a_metric(name):
     assert all(np.all((metrics[key] >= 0) & (metrics[key] <= 1)) for key in warned)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each
 def test_the_state_holds_arrays_only(name):
-    arrays = to_arrays(experiment_of(name).init(rng.root(0)))
+    arrays = to_arrays(start_of(name))
     assert {"step", "key"} <= arrays.keys()
     assert all(isinstance(a, np.ndarray) and a.dtype != object for a in arrays.values())

@@ -53,11 +53,19 @@ def final_arrays(workdir, experiment):
 # U-Nets compile for long: these stand for their other cases in the quick tests. The state of `improved_ddpm` holds what
 # its losses were as well.
 U_NETS = {"ddpm", "improved_ddpm", "guided_diffusion", "noisy_classifier"}
-QUICK_U_NETS = {("ddpm", 8, 8), ("ddpm", 8, 1), ("improved_ddpm", 8, 1)}
+QUICK_U_NETS = {("ddpm", 8, 8), ("improved_ddpm", 8, 1)}
+# One device is what the tests of whole processes have; among the quick tests these two start on one here.
+QUICK_FROM_ONE = {"gan_ring", "vae"}
+
+
+def is_quick(name, before, after):
+    if name in U_NETS:
+        return (name, before, after) in QUICK_U_NETS
+    return before == 8 or name in QUICK_FROM_ONE
+
+
 CASES = [
-    pytest.param(name, *devices, marks=pytest.mark.slow)
-    if name in U_NETS and (name, *devices) not in QUICK_U_NETS
-    else (name, *devices)
+    (name, *devices) if is_quick(name, *devices) else pytest.param(name, *devices, marks=pytest.mark.slow)
     for name in run.experiment_names()
     for devices in ((1, 1), (8, 8), (8, 1), (1, 8))
 ]

@@ -23,6 +23,7 @@ def results(workdir: pathlib.Path, experiment: str, *changes: str) -> dict[str, 
     return json.loads((workdir / "results.json").read_text())
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_thirty_numbers_beat_thirty_principal_components(tmp_path):
     """Hinton and Salakhutdinov's 13.87 an image for PCA; two epochs already need half of it."""

@@ -53,14 +53,17 @@ def test_the_loss_of_a_ray_is_that_of_both_fields():
 def test_the_loss_is_the_mean_of_each_rays():
     nerf = NERF._replace(background="random", sampling=NERF.sampling._replace(density_noise=0.5))
     params, key, batch = init(nerf), rng.stream(rng.root(0), "step"), sources()[0].batch(0)
-    loss, (_, terms) = objectives.objective(params, {}, key, batch, nerf=nerf)
+    loss, (_, terms) = jax.jit(lambda p: objectives.objective(p, {}, key, batch, nerf=nerf))(params)
     coarse_errors, fine_errors = [], []
+
+    @jax.jit
+    def see(one, camera, pose, pixel):
+        behind = objectives.background_color(nerf, one)
+        return *objectives.see(nerf, params, one, camera, pose, pixel, behind), behind
+
     for i in range(len(batch["index"])):
         one = rng.per_example(rng.stream(key, "ray"), batch["index"][i : i + 1])[0]
-        behind = objectives.background_color(nerf, one)
-        coarse, fine = objectives.see(
-            nerf, params, one, camera_of(batch, i), batch["pose"][i], batch["pixel"][i], behind
-        )
+        coarse, fine, behind = see(one, camera_of(batch, i), batch["pose"][i], batch["pixel"][i])
         assert fine is not None
         truth = over(batch["color"][i] / 255.0, np.asarray(behind))
         coarse_errors.append(np.mean((coarse.color - truth) ** 2))
