@@ -1,9 +1,10 @@
 # The commands of gen_jax. Each sets up what it needs in $(VENV) first.
 #   make run        train the VAE on the embedded images, and say where the pictures are
 #   make demo       the tiny preset of every experiment, on one page of pictures and numbers
+#   make gallery    the picture of the README, from whole runs: some 45 minutes on two CPU cores
 #   make test       lint, types, layers and the tests
 #   make test-all   also the slow tests
-#   make bench      the benchmark table
+#   make bench      measures every family against PyTorch, and writes the table that the README shows
 #   make mutants    breaks the mathematics in many places, one at a time, and sees that tests fail
 #   make equations  writes EQUATIONS.md: which equation of which paper each function is, and its test
 #   make colabs     the notebooks from their sources
@@ -13,13 +14,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run demo setup test test-all lint bench mutants equations colabs
+.PHONY: run demo gallery setup test test-all lint bench mutants equations colabs
 
 run: $(VENV)/installed
 	$(BIN)/python -m experiments.vae --workdir=runs/vae $(ARGS)
 
 demo: $(VENV)/installed
 	$(BIN)/python -m experiments.demo $(ARGS)
+
+gallery: $(VENV)/installed
+	$(BIN)/python -m experiments.demo.gallery $(ARGS)
 
 setup: $(VENV)/installed $(VENV)/installed-test
 

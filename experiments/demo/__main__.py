@@ -12,12 +12,11 @@ import datetime
 import pathlib
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
-from experiments.demo import page, results
+from experiments.demo import page, results, running
 from gen_jax.contracts import UserError
 from gen_jax.files import absolute, replace_text
 from gen_jax.run import describe, experiment_names
@@ -48,20 +47,13 @@ def main(arguments: Sequence[str]) -> int:
         print(f"[{count:2} of {len(names)}] {name} ... ", end="", flush=True)
         started = time.monotonic()
         words = ["-m", f"experiments.{name}", "--preset=tiny", f"--workdir={pathlib.Path(options.out, name)}"]
-        trouble = _run(words, out / f"{name}.txt")
+        trouble = running.run(words, out / f"{name}.txt")
         entries.append(results.read(out, name, descriptions[name], shlex.join(["python", *words]), trouble))
         print(f"{time.monotonic() - started:.0f} s{entries[-1].trouble and ': ' + entries[-1].trouble}")
     made = f"{datetime.date.today()}, Python {platform.python_version()}, {platform.machine()}"
     replace_text(out / "index.html", page.page(entries, made))
     print(f"Open in a browser: {out / 'index.html'}")
     return int(any(entry.trouble for entry in entries))
-
-
-def _run(words: Sequence[str], log: pathlib.Path) -> str:
-    """Runs Python with these arguments, its output in a file; what it said last where it failed, else ""."""
-    with log.open("w") as file:
-        done = subprocess.run([sys.executable, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
-    return (results.last_words(log) or f"It ended with status {done.returncode}.") if done.returncode else ""
 
 
 if __name__ == "__main__":

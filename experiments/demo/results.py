@@ -7,6 +7,7 @@ import pathlib
 
 from PIL import Image
 
+from experiments.demo import running
 from experiments.demo.page import Entry, Media
 from gen_jax.files import BROKEN_IMAGE
 from gen_jax.run import Description
@@ -33,16 +34,10 @@ def read(out: pathlib.Path, name: str, description: Description, command: str, t
             numbers = json.loads((out / name / "results.json").read_text())
             media = [_media(path, path.relative_to(out).as_posix()) for path in drawn(out / name)]
         except FileNotFoundError:  # Somebody stopped it, which is no failure.
-            trouble = last_words(out / f"{name}.txt") or "It left no numbers."
+            trouble = running.last_words(out / f"{name}.txt") or "It left no numbers."
         except (*BROKEN_IMAGE, ValueError) as error:
             trouble = f"What it left in {name} cannot be read: {error}."
     return Entry(name, description, command, numbers, tuple(media), trouble)
-
-
-def last_words(log: pathlib.Path) -> str:
-    """The last line that a run printed, progress bars apart; "" where there is none."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line.removeprefix("error: ") for line in reversed(lines) if line), "")
 
 
 def _media(path: pathlib.Path, place: str) -> Media:
