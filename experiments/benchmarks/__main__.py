@@ -1,48 +1,74 @@
-"""Prints the benchmark table: `python -m experiments.benchmarks [--quick]`."""
+"""Measures, and writes the benchmark table: `python -m experiments.benchmarks [--quick]`."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
 import importlib.util
+import os
+import pathlib
 import platform
 
+from experiments.benchmarks import table
 from gen_jax import runtime
+from gen_jax.files import replace_text
+
+_README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 def main() -> None:
-    """Runs every benchmark and prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer turns: a look, not a measurement")
-    quick = parser.parse_args().quick
+    """Runs every benchmark, prints the table, writes it to a dated file, and shows it in the README."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer turns and no files: a look, not a measurement")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="the contests whose names have it; prints them alone"
+    )
+    options = parser.parse_args()
+    seconds = 3.0 if options.quick else 25.0
     runtime.configure()
 
     import jax
 
-    from experiments.benchmarks import autoencoder, diffusion, gan, nerf, vae
+    from experiments.benchmarks import autoencoder, contests, cost, diffusion, nerf, vae
 
     on_cpu = jax.default_backend() == "cpu"
-    turns = 5 if quick else 25
-    rows = [
-        vae.loop_overhead(turns),
-        *vae.launch(),
-        vae.loader(),
-        vae.peak_memory(),
-        autoencoder.contraction(turns),
-        diffusion.one_program(turns),
-        *diffusion.remat_memory(),
-        diffusion.group_norm(turns),
-        nerf.view_memory(),
-        *([diffusion.flags(turns)] if on_cpu else [*diffusion.accelerator(), *nerf.accelerator()]),
-    ]
+    versions = f"Python {platform.python_version()}, JAX {jax.__version__}"
+    outcomes = []
     if importlib.util.find_spec("torch"):
-        rows += [*vae.against_torch(turns), autoencoder.against_torch(turns), *gan.against_torch(turns)]
-        rows += [*diffusion.weight_gradient(turns), *diffusion.against_torch(turns)]
-        rows += nerf.against_torch(turns)
-    print(f"\n{datetime.date.today()}, {platform.machine()}, {jax.devices()[0].device_kind}, JAX {jax.__version__}\n")
-    print("| what | measured | bound |\n|---|---|---|")
-    for what, measured, bound in rows:
-        print(f"| {what} | {measured} | {bound} |")
+        import torch
+
+        versions += f", PyTorch {torch.__version__}"
+        for number, contest in enumerate(contests.all_of_them()):
+            if options.only in contest.what:
+                print(f"{contest.what} ... ", end="", flush=True)
+                outcomes.append(contests.hold(number, seconds))
+                print(outcomes[-1].ratio)
+    rows = []
+    if not options.only:
+        rows = [
+            vae.loop_overhead(seconds),
+            *vae.launch(),
+            vae.loader(seconds),
+            ("peak memory of a run of the VAE, data and pictures included", f"{cost.peak_of_a_run():,.0f} MiB", ""),
+            autoencoder.contraction(seconds),
+            diffusion.one_program(seconds),
+            *diffusion.remat_memory(),
+            diffusion.group_norm(seconds),
+            nerf.view_memory(),
+            *([diffusion.flags(seconds)] if on_cpu else [*diffusion.accelerator(), *nerf.accelerator()]),
+            *(diffusion.weight_gradient(seconds) if outcomes else []),
+        ]
+    kind = "" if on_cpu else f", {jax.devices()[0].device_kind}"
+    date = datetime.date.today()
+    heading = f"{date}, {table.machine()}, {os.cpu_count()} cores{kind}; {versions}."
+    text = table.table(heading, outcomes, rows)
+    print(f"\n{text}")
+    if not options.quick and not options.only:
+        table.FOLDER.mkdir(exist_ok=True)
+        path = table.FOLDER / f"{date}-{jax.devices()[0].device_kind.replace(' ', '-')}.md"
+        replace_text(path, text)
+        replace_text(_README, table.show(_README.read_text(encoding="utf-8"), text))
+        print(f"Written: {path} and {_README}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 
 from . import timing
-from .timing import Row
+from .timing import Contest, Row
 
 
-def contraction(turns: int) -> Row:
+def contraction(seconds: float) -> Row:
     """The contractive step against the plain one: 1000 sigmoid units on 784 pixels, tied, batches of 128."""
     config = autoencoder.get_config()
     experiment = autoencoder.build(config)
@@ -37,19 +37,26 @@ def contraction(turns: int) -> Row:
 
     contractive = functools.partial(objectives.contractive_objective, model=model, weight=0.1)
     plain = functools.partial(objectives.objective, model=model)
-    ratio = timing.interleave(step_of(contractive), step_of(plain), turns, calls=2)
+    ratio = timing.ratio(step_of(contractive), step_of(plain), seconds)
     return "contractive step (closed form) against the plain step, 784-1000", str(ratio), "≤ 2x"
 
 
-def against_torch(turns: int) -> Row:
-    """A step of the deep autoencoder against the same model in PyTorch, in turns."""
+def contests() -> list[Contest]:
+    """A training step of the deep autoencoder against the same model in PyTorch."""
+    steps = autoencoder.get_config().train.steps_per_call
+    return [Contest("deep autoencoder, 784-1000-500-250-30, training step", _ours, _peers, steps)]
+
+
+def _ours() -> timing.Call:
+    return timing.bare_step(autoencoder.build(autoencoder.get_config()))
+
+
+def _peers() -> dict[str, timing.Call]:
     import torch
 
     from . import torch_autoencoder
 
-    experiment = autoencoder.build(autoencoder.get_config())
-    per_call = experiment.steps_per_call
     torch.manual_seed(0)
-    peer = torch_autoencoder.make_step(torch_autoencoder.deep(), experiment.train_source.batch(0)["image"])
-    name = f"deep autoencoder step, 784-1000-500-250-30, against PyTorch {torch.__version__}"
-    return timing.against(name, timing.bare_step(experiment), peer, per_call, turns)
+    experiment = autoencoder.build(autoencoder.get_config())
+    step = torch_autoencoder.make_step(torch_autoencoder.deep(), experiment.train_source.batch(0)["image"])
+    return {"eager": timing.repeat(step, experiment.steps_per_call)}

@@ -25,7 +25,7 @@ from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 
 from . import timing
-from .timing import Row
+from .timing import Contest, Row
 
 # The side of the images, their colours and the channels of the network.
 _SIZES = ((28, 1, 32), (32, 3, 32), (32, 3, 64))
@@ -63,62 +63,62 @@ def _train(diffusion: Diffusion, images: np.ndarray, compute_dtype: Any = jnp.fl
     return step, init_state(params, tx, key), batch
 
 
-def _train_call(diffusion: Diffusion, images: np.ndarray) -> tuple[Callable[[], None], Any]:
-    """A function that makes one training step, and the parameters."""
+def _train_call(diffusion: Diffusion, images: np.ndarray) -> timing.Call:
+    """A function that makes one training step."""
     step, state, batch = _train(diffusion, images)
     compiled = jax.jit(step, donate_argnums=0)
-    params = jax.tree.map(jnp.copy, state.params)
 
     def call() -> None:
         nonlocal state
         state, _ = compiled(state, batch)
         jax.block_until_ready(state)
 
-    return call, params
+    return call
 
 
-def against_torch(turns: int) -> list[Row]:
-    """A training step and a sampling step of DDPM's U-Net against the same network in PyTorch, in turns."""
-    return [row for size in _SIZES for row in _rows(*size, turns)]
+def contests() -> list[Contest]:
+    """A training step and a sampling step of DDPM's U-Net against the same network in PyTorch."""
+    return [
+        Contest(
+            f"DDPM's U-Net, {side} pixels, {channels} channels, batch {_BATCH}, {kind} step",
+            functools.partial(ours, side, colours, channels),
+            functools.partial(_peers, kind, side, colours, channels),
+            bound=1.0,
+        )
+        for side, colours, channels in _SIZES
+        for kind, ours in (("training", _ours_training), ("sampling", _ours_sampling))
+    ]
 
 
-def _rows(side: int, colours: int, channels: int, turns: int) -> list[Row]:
+def _ours_training(side: int, colours: int, channels: int) -> timing.Call:
+    return _train_call(_model(side, colours, channels), _images(side, colours))
+
+
+def _ours_sampling(side: int, colours: int, channels: int) -> timing.Call:
+    diffusion = _model(side, colours, channels)
+    _, state, _ = _train(diffusion, _images(side, colours))
+    step = jax.jit(family.ddim(diffusion.process, objectives.predictor(diffusion, state.params)).step)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((_BATCH, side, side, colours), np.float32))
+    keys = rng.per_example(rng.root(0), np.arange(_BATCH))
+    return lambda: jax.block_until_ready(step(x, (), jnp.int32(500), keys))
+
+
+def _peers(kind: str, side: int, colours: int, channels: int) -> dict[str, timing.Call]:
     import torch
 
     from . import torch_diffusion
 
-    diffusion, images = _model(side, colours, channels), _images(side, colours)
-    train, params = _train_call(diffusion, images)
     torch.manual_seed(0)
     net = torch_diffusion.UNet(side, colours, groups=num_groups_of, **_sizes(side, channels))
-    if sum(p.numel() for p in net.parameters()) != sum(leaf.size for leaf in jax.tree.leaves(params)):
+    model, shape = _model(side, colours, channels).model, (1, side, side, colours)
+    ours = jax.eval_shape(model.init, rng.root(0), jnp.zeros(shape), jnp.zeros(1, jnp.int32))
+    if sum(p.numel() for p in net.parameters()) != sum(leaf.size for leaf in jax.tree.leaves(ours)):
         raise RuntimeError("The U-Nets differ: they are no measure of each other.")
-    peers = torch_diffusion.contestants(net, images)
-
-    sampler = family.ddim(diffusion.process, objectives.predictor(diffusion, params))
-    step = jax.jit(sampler.step)
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((_BATCH, side, side, colours), np.float32))
-    keys = rng.per_example(rng.root(0), np.arange(_BATCH))
-
-    def sample() -> None:
-        jax.block_until_ready(step(x, (), jnp.int32(500), keys))
-
-    what = f"DDPM's U-Net, {side} pixels, {channels} channels, batch {_BATCH}"
-    return [
-        _best(f"{what}: training step", train, {name: peer[0] for name, peer in peers.items()}, turns),
-        _best(f"{what}: sampling step", sample, {name: peer[1] for name, peer in peers.items()}, turns),
-    ]
+    make = {"training": torch_diffusion.train_step, "sampling": torch_diffusion.sample_step}[kind]
+    return torch_diffusion.layouts(make, net, _images(side, colours))
 
 
-def _best(what: str, ours: Callable[[], None], peers: dict[str, Callable[[], None]], turns: int) -> Row:
-    """A row against the quickest of the peers."""
-    ratios = {name: timing.interleave(ours, peer, turns, calls=2) for name, peer in peers.items()}
-    name, ratio = max(ratios.items(), key=lambda pair: pair[1].median)
-    times = f"{1e3 * ratio.seconds:.0f} ms against {1e3 * ratio.reference:.0f} ms"
-    return f"{what}, against PyTorch ({name})", f"{ratio}; {times}", "≤ 1.0x"
-
-
-def one_program(turns: int) -> Row:
+def one_program(seconds: float) -> Row:
     """Sampling as one compiled program against a Python loop of compiled steps."""
     side, colours, channels = _SIZES[0]
     diffusion = _model(side, colours, channels)
@@ -133,11 +133,10 @@ def one_program(turns: int) -> Row:
     whole = jax.jit(lambda params: family.sample(sampler(params), keys, shape))
     step = jax.jit(lambda params, *args: sampler(params).step(*args))
     looped = sampler(state.params)._replace(step=functools.partial(step, state.params))
-    ratio = timing.interleave(
+    ratio = timing.ratio(
         lambda: jax.block_until_ready(whole(state.params)),
         lambda: jax.block_until_ready(family.sample(looped, keys, shape, loop="python")),
-        turns,
-        calls=1,
+        seconds,
     )
     what = (
         f"10 steps of DDIM as one program against a Python loop of compiled steps, {side} pixels, {channels} channels"
@@ -177,7 +176,7 @@ def _kept_bytes(diffusion: Diffusion, state: Any, batch: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(residuals, state.params)))
 
 
-def group_norm(turns: int) -> Row:
+def group_norm(seconds: float) -> Row:
     """Group normalisation, forward and backward, in our form against Linen's."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((_BATCH, 32, 32, 64), np.float32))
 
@@ -186,7 +185,7 @@ def group_norm(turns: int) -> Row:
         compiled = jax.jit(jax.grad(lambda params, x: jnp.sum(jnp.asarray(layer.apply(params, x)) ** 3), (0, 1)))
         return lambda: jax.block_until_ready(compiled(params, x))
 
-    ratio = timing.interleave(gradient(GroupNorm(16)), gradient(nn.GroupNorm(16)), turns, calls=5)
+    ratio = timing.ratio(gradient(GroupNorm(16)), gradient(nn.GroupNorm(16)), seconds)
     return "group normalisation and its gradient, 32x32x64, against Linen's", str(ratio), ""
 
 
@@ -198,7 +197,7 @@ def _kernel_gradient(conv: Callable[..., Any], kernel: Any, x: Any, cotangent: A
     return jax.vjp(lambda kernel: conv(x, kernel), kernel)[1](cotangent)[0]
 
 
-def weight_gradient(turns: int) -> list[Row]:
+def weight_gradient(seconds: float) -> list[Row]:
     """The gradient of a 3x3 convolution in its kernel, on which the U-Net's training step waits, against PyTorch."""
     import torch
     from torch.nn.grad import conv2d_weight
@@ -221,23 +220,23 @@ def weight_gradient(turns: int) -> list[Row]:
         theirs = peer().permute(2, 3, 1, 0).numpy()
         if np.abs(ours() - theirs).max() > 1e-3 * np.abs(theirs).max():
             raise RuntimeError("The gradients differ: they are no measure of each other.")
-        ratio = timing.interleave(functools.partial(_wait_for, ours), peer, turns, calls=5)
+        ratio = timing.ratio(functools.partial(_wait_for, ours), peer, seconds)
         what = f"gradient of a 3x3 convolution in its kernel, {side}x{side}x{channels}, batch {_BATCH}, against PyTorch"
         rows.append((what, f"{ratio}; {1e3 * ratio.seconds:.1f} ms against {1e3 * ratio.reference:.1f} ms", ""))
     return rows
 
 
-def flags(turns: int) -> Row:
+def flags(seconds: float) -> Row:
     """A training step in a process that `runtime.configure` has set up, against one with JAX's defaults."""
     script = "from experiments.benchmarks import diffusion; print(diffusion.step_seconds({}))"
 
-    def seconds(configured: bool) -> float:
+    def measured(configured: bool) -> float:
         done = subprocess.run(
             [sys.executable, "-c", script.format(configured)], capture_output=True, text=True, check=True
         )
         return float(done.stdout.split()[-1])
 
-    ratios = [seconds(True) / seconds(False) for _ in range(max(2, turns // 5))]
+    ratios = [measured(True) / measured(False) for _ in range(3 if seconds < 10 else 5)]
     low, median, high = np.percentile(ratios, [10, 50, 90])
     what = "training step of the U-Net, 32 pixels, 32 channels: our XLA flags and allocator against JAX's defaults"
     return what, f"{median:.2f}x ({low:.2f} to {high:.2f})", ""
@@ -255,7 +254,7 @@ def step_seconds(configured: bool) -> float:
     if configured:
         runtime.configure()
     side, colours, channels = _SIZES[1]
-    call, _ = _train_call(_model(side, colours, channels), _images(side, colours))
+    call = _train_call(_model(side, colours, channels), _images(side, colours))
     call()
     times = []
     for _ in range(10):

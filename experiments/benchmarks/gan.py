@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 
 from experiments import dcgan, wgan_gp
 from gen_jax import rng
+from gen_jax.contracts import Experiment
 
 from . import timing
-from .timing import Row
-
-
-def against_torch(turns: int) -> list[Row]:
-    """A round of both players against the same networks in PyTorch, in turns."""
-    return [_row(name, preset, channels, turns) for name, preset, channels in _ROUNDS]
-
+from .timing import Contest
 
 # The experiment, its preset and the width of its networks.
 _ROUNDS = (
@@ -26,34 +23,52 @@ _ROUNDS = (
 )
 
 
-def _row(name: str, preset: str, channels: int, turns: int) -> Row:
-    import torch
+def contests() -> list[Contest]:
+    """A round of both players against the same networks in PyTorch."""
+    return [
+        Contest(
+            f"{name} ({preset}, {channels} channels), a round of both players",
+            functools.partial(_ours, name, preset, channels),
+            functools.partial(_peers, name, preset, channels),
+            bound=1.0,
+        )
+        for name, preset, channels in _ROUNDS
+    ]
 
-    from . import torch_gan
 
+def _experiment(name: str, preset: str, channels: int) -> Experiment:
     module = {"dcgan": dcgan, "wgan_gp": wgan_gp}[name]
     config = module.get_config(preset)
     config.model.channels = channels
     config.eval.num_samples = 0  # The features that samples are judged by are not needed.
-    experiment = module.build(config)
-    images = experiment.train_source.batch(0)["image"]
+    return module.build(config)
 
+
+def _ours(name: str, preset: str, channels: int) -> timing.Call:
+    return timing.bare_step(_experiment(name, preset, channels))
+
+
+def _peers(name: str, preset: str, channels: int) -> dict[str, timing.Call]:
+    import torch
+
+    from . import torch_gan
+
+    config = {"dcgan": dcgan, "wgan_gp": wgan_gp}[name].get_config(preset)
+    experiment = _experiment(name, preset, channels)
+    images = experiment.train_source.batch(0)["image"]
     torch.manual_seed(0)
     _, side, _, colours = images.shape
     sizes = (side, colours, config.model.latent_dim, channels)
-    norm = name == "dcgan"
-    peers = torch_gan.resnet(*sizes) if preset == "resnet" else torch_gan.dcgan(*sizes, norm=norm)
-    ours = sum(leaf.size for leaf in jax.tree.leaves(experiment.init(rng.root(0)).params))
-    if ours != torch_gan.num_parameters(peers):
+    networks = torch_gan.resnet(*sizes) if preset == "resnet" else torch_gan.dcgan(*sizes, norm=name == "dcgan")
+    ours = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(experiment.init, rng.root(0)).params))
+    if ours != torch_gan.num_parameters(networks):
         raise RuntimeError(f"The networks of {name} ({preset}) differ: they are no measure of each other.")
-    peer = torch_gan.make_round(
-        peers,
+    step = torch_gan.make_round(
+        networks,
         images,
         latent_dim=config.model.latent_dim,
         updates=config.game.discriminator_updates,
         penalty_weight=config.game.penalty_weight if config.game.penalty != "none" else 0.0,
         betas=(config.optim.b1, config.optim.b2),
     )
-    ratio = timing.interleave(timing.bare_step(experiment), peer, turns, calls=5 if norm else 1)
-    what = f"{name} ({preset}, {channels} channels) round against PyTorch {torch.__version__}"
-    return what, f"{ratio}; {1e3 * ratio.seconds:.0f} ms against {1e3 * ratio.reference:.0f} ms", "≤ 1.0x"
+    return {"eager": step}

@@ -22,10 +22,11 @@ from gen_jax.train.step import make_train_step
 
 from . import timing
 from .diffusion import PEAKS
-from .timing import Row
+from .timing import Contest, Row
 
 _RAYS, _SIDE, _STEPS, _PARTS = 256, 100, 4, 32
 _SAMPLING = family.Sampling(2.0, 6.0, 64, 128)
+_COUNTS = _SAMPLING.num_coarse, _SAMPLING.num_fine
 _NERF = family.NeRF(family.RadianceField(), _SAMPLING)
 
 
@@ -78,60 +79,72 @@ def _view(params: Any, side: int) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(compiled(params, camera, pose))
 
 
-def against_torch(turns: int) -> list[Row]:
-    """A training step and a view against the same pipeline in PyTorch, in turns, from the same weights."""
+def contests() -> list[Contest]:
+    """A training step and a view against the same pipeline in PyTorch, from the same weights."""
+    return [
+        Contest(
+            f"NeRF, training step of {_RAYS} rays in {_PARTS} parts, 64 + 128 samples",
+            functools.partial(_train_call, _RAYS, _STEPS, _PARTS),
+            _peers_training,
+            _STEPS,
+            bound=0.8,
+        ),
+        Contest(f"NeRF, a view of {_SIDE}x{_SIDE}", _ours_view, _peers_view, bound=0.8, check=_check_views),
+    ]
+
+
+def _rays(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    camera = pinhole(1.39 * _SIDE, _SIDE, _SIDE)
+    origin, direction = jax.vmap(lambda pixel: ray(camera, jnp.asarray(_pose()), pixel))(jnp.asarray(pixels))
+    return np.array(origin), np.array(direction)
+
+
+def _nets() -> tuple[Any, Any]:
+    """Both networks in PyTorch, the same each time."""
     import torch
 
     from . import torch_nerf
 
     torch.manual_seed(0)
-    nets = torch_nerf.NeRF(), torch_nerf.NeRF()
-    params = {
-        level: torch_weights.field_params({name: value.detach().numpy() for name, value in net.state_dict().items()})
-        for level, net in zip(("coarse", "fine"), nets, strict=True)
-    }
+    return torch_nerf.NeRF(), torch_nerf.NeRF()
+
+
+def _peers_training() -> dict[str, timing.Call]:
+    from . import torch_nerf
+
     batch = _batch(_RAYS)
-    camera = pinhole(1.39 * _SIDE, _SIDE, _SIDE)
-    trace = jax.vmap(lambda pixel: ray(camera, jnp.asarray(_pose()), pixel))
-
-    def rays(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        origin, direction = trace(jnp.asarray(pixels))
-        return np.array(origin), np.array(direction)
-
     color = batch["color"].astype(np.float32) / np.float32(255)
-    counts = _SAMPLING.num_coarse, _SAMPLING.num_fine
-    steps = {}
-    for parts in (1, 16):
-        peer = torch_nerf.make_step((torch_nerf.NeRF(), torch_nerf.NeRF()), rays(batch["pixel"]), color, counts, parts)
-        ours = _train_call(_RAYS, _STEPS, _PARTS)
+    return {
+        f"eager, in {parts} parts" if parts > 1 else "eager, in one": timing.repeat(
+            torch_nerf.make_step(_nets(), _rays(batch["pixel"]), color, _COUNTS, parts), _STEPS
+        )
+        for parts in (1, 16)
+    }
 
-        def several(peer: Callable[[], float] = peer) -> None:
-            for _ in range(_STEPS):
-                peer()
 
-        steps[parts] = timing.interleave(ours, several, max(2, turns // 3), calls=1)
-    parts, step = max(steps.items(), key=lambda pair: pair[1].median)
+def _ours_view() -> Callable[[], Any]:
+    names = ("coarse", "fine")
+    nets = zip(names, _nets(), strict=True)
+    params = {
+        name: torch_weights.field_params({key: value.detach().numpy() for key, value in net.state_dict().items()})
+        for name, net in nets
+    }
+    return _view(params, _SIDE)
 
-    whole = rays(pixel_centers(_SIDE, _SIDE).reshape(-1, 2))
-    ours = _view(params, _SIDE)
-    views = {chunk: torch_nerf.make_view(nets, whole, counts, chunk) for chunk in (256, 1024)}
-    if np.abs(views[1024]() - np.asarray(ours().color).reshape(-1, 3)).max() > 1e-3:
+
+def _peers_view() -> dict[str, timing.Call]:
+    from . import torch_nerf
+
+    whole = _rays(pixel_centers(_SIDE, _SIDE).reshape(-1, 2))
+    return {
+        f"eager, {chunk} rays at once": torch_nerf.make_view(_nets(), whole, _COUNTS, chunk) for chunk in (256, 1024)
+    }
+
+
+def _check_views() -> None:
+    ours = np.asarray(_ours_view()().color).reshape(-1, 3)
+    if any(np.abs(np.asarray(theirs()) - ours).max() > 1e-3 for theirs in _peers_view().values()):
         raise RuntimeError("The views differ: they are no measure of each other.")
-    ratios = {chunk: timing.interleave(ours, view, max(2, turns // 5), calls=1) for chunk, view in views.items()}
-    chunk, view = max(ratios.items(), key=lambda pair: pair[1].median)
-    ours_ms, peers_ms = (1e3 * seconds / _STEPS for seconds in (step.seconds, step.reference))
-    return [
-        (
-            f"NeRF training step, {_RAYS} rays in {_PARTS} parts, 64 + 128 samples, against PyTorch, eager, in {parts}",
-            f"{step}; {ours_ms:.0f} ms against {peers_ms:.0f} ms, {1e3 * _RAYS / ours_ms:.0f} rays/s",
-            "≤ 0.8x",
-        ),
-        (
-            f"NeRF, a view of {_SIDE}x{_SIDE}, against PyTorch, eager, {chunk} rays at once",
-            f"{view}; {view.seconds:.1f} s against {view.reference:.1f} s, {_SIDE**2 / view.seconds:.0f} rays/s",
-            "≤ 0.8x",
-        ),
-    ]
 
 
 def view_memory() -> Row:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +18,26 @@ Row = tuple[str, str, str]  # What was measured, the measurement, and its bound.
 Call = Callable[[], object]
 
 
+class Contest(NamedTuple):
+    """A function of ours and the same in PyTorch.
+
+    Attributes:
+      what: is measured.
+      ours: makes our function, on arrays that are there.
+      peers: makes those in PyTorch, by how they are run; the quickest counts.
+      steps: how many a call makes, of theirs as of ours.
+      bound: what the ratio should not exceed; None where none is set.
+      check: raises where the two do not compute the same.
+    """
+
+    what: str
+    ours: Callable[[], Call]
+    peers: Callable[[], dict[str, Call]]
+    steps: int = 1
+    bound: float | None = None
+    check: Callable[[], None] = lambda: None
+
+
 @dataclasses.dataclass(frozen=True)
 class Ratio:
     """How many times longer one contestant takes than another.
@@ -27,6 +48,7 @@ class Ratio:
       median: of the ratios turn by turn.
       low: their 10th percentile.
       high: their 90th percentile.
+      turns: how many there were.
     """
 
     seconds: float
@@ -34,37 +56,51 @@ class Ratio:
     median: float
     low: float
     high: float
+    turns: int
 
     def __str__(self) -> str:
         """As a cell of the table."""
         return f"{self.median:.2f}x ({self.low:.2f} to {self.high:.2f})"
 
 
-def interleave(first: Callable[[], object], second: Callable[[], object], turns: int, calls: int) -> Ratio:
-    """Times two functions in turns.
+def interleave(ours: Call, peers: Mapping[str, Call], seconds: float) -> dict[str, Ratio]:
+    """Times functions in turns.
 
     Args:
-      first: does its work before it returns.
-      second: likewise.
-      turns: how often each has its turn.
-      calls: how often it is called in a turn.
+      ours: does its work before it returns.
+      peers: likewise, by name.
+      seconds: how long they take turns, within 5 to 25 turns.
 
     Returns:
-      The first's time as a multiple of the second's.
+      Our time as a multiple of each peer's.
     """
+    contestants = [ours, *peers.values()]
+    for function in contestants:
+        function()  # Compile, and fill the caches.
+    calls = max(1, round(0.2 / max(_turn(function, 1) for function in contestants)))
+    times: list[list[float]] = []
+    start = time.perf_counter()
+    while len(times) < 5 or (len(times) < 25 and time.perf_counter() - start < seconds):
+        times.append([_turn(function, calls) for function in contestants])
+    array = np.asarray(times)
+    return {name: _ratio(array[:, 0], array[:, i]) for i, name in enumerate(peers, 1)}
 
-    def turn(function: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            function()
-        return (time.perf_counter() - start) / calls
 
-    turn(first), turn(second)  # Compile, and fill the caches.
-    times = np.asarray([[turn(first), turn(second)] for _ in range(turns)])
-    ratios = times[:, 0] / times[:, 1]
-    seconds, reference = np.median(times, axis=0)
-    low, median, high = np.percentile(ratios, [10, 50, 90])
-    return Ratio(float(seconds), float(reference), float(median), float(low), float(high))
+def ratio(first: Call, second: Call, seconds: float) -> Ratio:
+    """The first's time as a multiple of the second's, in turns for about so many seconds."""
+    return interleave(first, {"": second}, seconds)[""]
+
+
+def _turn(function: Call, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls
+
+
+def _ratio(first: np.ndarray, second: np.ndarray) -> Ratio:
+    low, median, high = np.percentile(first / second, [10, 50, 90])
+    return Ratio(float(np.median(first)), float(np.median(second)), float(median), float(low), float(high), len(first))
 
 
 def bare_step(experiment: Experiment) -> Callable[[], None]:
@@ -90,24 +126,11 @@ def bare_step(experiment: Experiment) -> Callable[[], None]:
     return call
 
 
-def against(name: str, ours: Callable[[], None], peer: Callable[[], object], per_call: int, turns: int) -> Row:
-    """A row of the table: a step of ours against one of a peer's.
-
-    Args:
-      name: what is measured.
-      ours: makes `per_call` steps.
-      peer: makes one step.
-      per_call: how many steps one call of ours makes.
-      turns: how often each has its turn.
-
-    Returns:
-      The row, with the ratio and both times a step.
-    """
+def repeat(function: Call, times: int) -> Call:
+    """A function that calls another so many times."""
 
     def several() -> None:
-        for _ in range(per_call):
-            peer()
+        for _ in range(times):
+            function()
 
-    ratio = interleave(ours, several, turns, calls=max(1, 20 // per_call))
-    each = f"{1e3 * ratio.seconds / per_call:.1f} ms against {1e3 * ratio.reference / per_call:.1f} ms"
-    return name, f"{ratio}; {each}", ""
+    return several

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -148,58 +147,66 @@ class UNet(nn.Module):
         return self.conv_out(functional.silu(self.norm_out(h)))
 
 
-def _runs(*functions: Callable[[], None]) -> bool:
-    """Whether compiled functions can be called, which PyTorch's compiler does not manage for every network."""
-    try:
-        for function in functions:
-            function()
-    except RuntimeError as error:
-        print(f"PyTorch's compiler fails, and its network is left out: {str(error).splitlines()[0]}")
-        return False
-    return True
-
-
-def contestants(net: UNet, images: np.ndarray) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
-    """A training step of L_simple and a step of DDIM, as PyTorch's users have them.
+def train_step(run: Any, parameters: list[nn.Parameter], levels: Tensor) -> Callable[[], None]:
+    """A training step of L_simple with Adam, as PyTorch's users have it.
 
     Args:
-      net: the network; it is trained.
+      run: the network, compiled or not.
+      parameters: its own; they are trained.
+      levels: [B, C, H, W] uint8.
+
+    Returns:
+      A function that makes one step.
+    """
+    signal, noise = _levels()
+    optimizer = torch.optim.Adam(parameters, 2e-4, fused=True)
+
+    def train() -> None:
+        x0 = levels.float() / 127.5 - 1
+        t = torch.randint(0, 1000, (len(x0),))
+        epsilon = torch.randn_like(x0)
+        x_t = signal[t][:, None, None, None] * x0 + noise[t][:, None, None, None] * epsilon
+        optimizer.zero_grad()
+        ((run(x_t, t) - epsilon) ** 2).mean().backward()
+        optimizer.step()
+
+    return train
+
+
+def sample_step(run: Any, parameters: list[nn.Parameter], levels: Tensor) -> Callable[[], None]:
+    """A step of DDIM from 500 to 499; the arguments are those of `train_step`, the parameters stay."""
+    signal, noise = _levels()
+
+    @torch.inference_mode()
+    def sample() -> None:
+        x = levels.float() / 127.5 - 1
+        epsilon = run(x, torch.full((len(x),), 500))
+        x0 = (x - noise[500] * epsilon) / signal[500]
+        signal[499] * x0 + noise[499] * epsilon
+
+    return sample
+
+
+def _levels() -> tuple[Tensor, Tensor]:
+    alphas_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    return alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
+
+
+def layouts(make: Callable[..., Callable[[], None]], net: UNet, images: np.ndarray) -> dict[str, Callable[[], object]]:
+    """A step in both memory layouts, eager.
+
+    Args:
+      make: `train_step` or `sample_step`.
+      net: the network; copies of it are used.
       images: [B, H, W, C] uint8.
 
     Returns:
-      By how it is run (memory layout; eager or compiled), the two functions.
+      The functions by the name of the layout.
     """
-    betas = torch.linspace(1e-4, 0.02, 1000)
-    alphas_bar = torch.cumprod(1 - betas, 0)
-    signal, noise = alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
-    found: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {}
-    can_compile = shutil.which("g++") is not None  # What PyTorch compiles with on a CPU.
-    for layout in (torch.contiguous_format, torch.channels_last):
-        for compiled in (False, True) if can_compile else (False,):
-            model = copy.deepcopy(net)
-            cast(Any, model).to(memory_format=layout)
-            run = torch.compile(model) if compiled else model
-            levels = torch.tensor(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-            optimizer = torch.optim.Adam(model.parameters(), 2e-4, fused=True)
-
-            def train(run: Any = run, levels: Tensor = levels, optimizer: Any = optimizer) -> None:
-                x0 = levels.float() / 127.5 - 1
-                t = torch.randint(0, 1000, (len(x0),))
-                epsilon = torch.randn_like(x0)
-                x_t = signal[t][:, None, None, None] * x0 + noise[t][:, None, None, None] * epsilon
-                optimizer.zero_grad()
-                ((run(x_t, t) - epsilon) ** 2).mean().backward()
-                optimizer.step()
-
-            def sample(run: Any = run, levels: Tensor = levels) -> None:
-                with torch.inference_mode():
-                    x = levels.float() / 127.5 - 1
-                    epsilon = run(x, torch.full((len(x),), 500))
-                    x0 = (x - noise[500] * epsilon) / signal[500]
-                    signal[499] * x0 + noise[499] * epsilon
-
-            name = "channels last" if layout == torch.channels_last else "NCHW"
-            if compiled and not _runs(train, sample):
-                continue
-            found[f"{name}, {'compiled' if compiled else 'eager'}"] = train, sample
+    found: dict[str, Callable[[], object]] = {}
+    for name, layout in (("NCHW", torch.contiguous_format), ("channels last", torch.channels_last)):
+        model = copy.deepcopy(net)
+        cast(Any, model).to(memory_format=layout)
+        levels = torch.tensor(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        found[f"eager, {name}"] = make(model, list(model.parameters()), levels)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
@@ -17,7 +18,7 @@ from experiments import vae
 from gen_jax.train import loop
 
 from . import timing
-from .timing import Row
+from .timing import Contest, Row
 
 
 class _Clocked:
@@ -35,7 +36,7 @@ class _Clocked:
         return self._source.batches(step, count)
 
 
-def loop_overhead(turns: int) -> Row:
+def loop_overhead(seconds: float) -> Row:
     """The whole loop, with loading, logging, progress and checkpoints, against the bare step."""
     config = vae.get_config()
     per_call, calls = config.train.steps_per_call, 60
@@ -43,9 +44,11 @@ def loop_overhead(turns: int) -> Row:
     config.train.eval_every = "1000000 steps"
     config.train.checkpoint_every = "300 steps"  # Two of them in the time that is measured.
     experiment = vae.build(config)
-    bare, ratios = timing.bare_step(experiment), []
+    bare = timing.bare_step(experiment)
+    ratios: list[float] = []
     bare()
-    for _ in range(max(3, turns // 4)):
+    begin = time.perf_counter()
+    while len(ratios) < 3 or time.perf_counter() - begin < 2 * seconds:
         source = _Clocked(experiment.train_source)
         clocked = dataclasses.replace(experiment, train_source=source)
         with tempfile.TemporaryDirectory() as folder:
@@ -94,13 +97,13 @@ def _train_process(workdir: pathlib.Path, cache: pathlib.Path, duration: str) ->
     )
 
 
-def loader() -> Row:
+def loader(seconds: float) -> Row:
     """Images a second that the loader makes, against those that the fastest experiment eats."""
     experiment = vae.build(vae.get_config())
     source, per_call = experiment.train_source, experiment.steps_per_call
     size = source.batches(0, per_call)["image"].shape[1] * per_call
     bare = timing.bare_step(experiment)
-    ratio = timing.interleave(bare, _Calls(source, per_call), turns=10, calls=10)
+    ratio = timing.ratio(bare, _Calls(source, per_call), seconds)
     made, eaten = size / ratio.reference, size / ratio.seconds
     return "loader against the VAE's appetite", f"{made:,.0f} images/s, {made / eaten:.0f}x", "≥ 5x"
 
@@ -116,30 +119,30 @@ class _Calls:
         self._step += self._per_call
 
 
-def peak_memory() -> Row:
-    """The largest resident size of a whole default run, shortened."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _train_process(pathlib.Path(folder) / "run", pathlib.Path(folder) / "cache", "200 steps") as process,
-    ):
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux.
-    return "peak memory of a run, data and pictures included", f"{usage.ru_maxrss * scale / 2**20:,.0f} MiB", ""
+def contests() -> list[Contest]:
+    """A training step against the same model in PyTorch."""
+    return [
+        Contest(
+            f"VAE, training step ({preset})",
+            functools.partial(_ours, preset),
+            functools.partial(_peers, preset),
+            vae.get_config(preset).train.steps_per_call,
+        )
+        for preset in ("default", "conv")
+    ]
 
 
-def against_torch(turns: int) -> list[Row]:
-    """A training step against the same model in PyTorch, in turns."""
+def _ours(preset: str) -> timing.Call:
+    return timing.bare_step(vae.build(vae.get_config(preset)))
+
+
+def _peers(preset: str) -> dict[str, timing.Call]:
     import torch
 
     from . import torch_vae
 
-    rows = []
-    for preset, make in (("default", torch_vae.mlp), ("conv", torch_vae.conv)):
-        experiment = vae.build(vae.get_config(preset))
-        per_call = experiment.steps_per_call
-        torch.manual_seed(0)
-        peer = torch_vae.make_step(make(), experiment.train_source.batch(0)["image"])
-        name = f"VAE step ({preset}) against PyTorch {torch.__version__}"
-        rows.append(timing.against(name, timing.bare_step(experiment), peer, per_call, turns))
-    return rows
+    torch.manual_seed(0)
+    networks = torch_vae.mlp() if preset == "default" else torch_vae.conv()
+    experiment = vae.build(vae.get_config(preset))
+    step = torch_vae.make_step(networks, experiment.train_source.batch(0)["image"])
+    return {"eager": timing.repeat(step, experiment.steps_per_call)}
