@@ -16,8 +16,8 @@ from gen_jax import config as config_lib
 from gen_jax.contracts import Grid, Mesh, Params, Picture, Shot, Source, UserError
 from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import RayBatches, ray_sources
-from gen_jax.data.scene_formats import Reading, load_scene
-from gen_jax.data.scenes import Scene
+from gen_jax.data.scene_formats import load_scene
+from gen_jax.data.scenes import Reading, Scene
 from gen_jax.eval import lpips
 from gen_jax.eval.image_quality import psnr, ssim
 from gen_jax.families.nerf import pictures, views
