@@ -186,8 +186,3 @@ def init(
     params = diffusion.model.init(rng.stream(key, "init"), x, time, **label)["params"]
     model_state = objectives.init_model_state(diffusion, steps)
     return init_state(params, options["tx"], key, model_state=model_state, ema=options["ema"] is not None)
-
-
-def keys_of(state: TrainState, name: str, count: int) -> Key:
-    """[count] keys of a run's own, for what a name says."""
-    return rng.per_example(rng.stream(state.key, name), jnp.arange(count))

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import _diffusion, _guidance
+from gen_jax import rng
 from gen_jax.contracts import Array, Grid, Key, Params, Picture, Source, Terms
 from gen_jax.families import diffusion as family
 from gen_jax.families.diffusion import evaluation, objectives, pictures
@@ -47,7 +48,7 @@ def sample(
 
 def draw_samples(compiled: Callable[..., Array], state: TrainState, name: str, count: int) -> np.ndarray:
     """[count, H, W, C] samples of a run by keys of its own, for what a name says."""
-    return np.asarray(compiled(state, _diffusion.keys_of(state, name, count)))
+    return np.asarray(compiled(state, rng.numbered(state.key, name, count)))
 
 
 def chain_of(
@@ -193,7 +194,7 @@ def paint(
     """
     process = diffusion.process
     found: dict[str, Picture] = {"samples": pictures.sample_grid(draw_samples(draw, state, "pictures", 100), 10)}
-    xs, x0s = chain(state, _diffusion.keys_of(state, "pictures", 9))
+    xs, x0s = chain(state, rng.numbered(state.key, "pictures", 9))
     steps = _diffusion.kept_steps(config, process)
     found |= pictures.image_chain(np.asarray(xs), np.asarray(x0s), process.timesteps[steps][::-1])
     batch = next(iter(test_source.whole().evaluation()))
@@ -218,7 +219,7 @@ def guidance(state: TrainState, num_classes: int, scaled: Callable[..., Array]) 
       The picture.
     """
     scales = (0.0, 1.0, 2.0, 4.0)
-    keys, label = _diffusion.keys_of(state, "guidance", num_classes), jnp.arange(num_classes)
+    keys, label = rng.numbered(state.key, "guidance", num_classes), jnp.arange(num_classes)
     images = np.stack([np.asarray(scaled(state.eval_params, keys, label, scale=scale)) for scale in scales])
     rows = ("no label", "label, s = 1", *(f"s = {scale:g}" for scale in scales[2:]))
     return Grid(
@@ -244,7 +245,7 @@ def inpainting(state: TrainState, images: np.ndarray, label: np.ndarray, fill: C
     mask = (np.arange(images.shape[1]) < images.shape[1] // 2).astype(np.float32)[:, None, None]
     shown = [known, known * mask - (1 - mask)]
     for i in range(3):
-        keys = _diffusion.keys_of(state, f"inpainting_{i}", len(images))
+        keys = rng.numbered(state.key, f"inpainting_{i}", len(images))
         shown.append(np.asarray(fill(state.eval_params, keys, known, mask, label)))
     labels = ("image", "known", "filled in", "filled in", "filled in")
     return Grid(

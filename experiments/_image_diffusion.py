@@ -269,7 +269,7 @@ def build(
       UserError: where the network and the data do not go together, or the network by whose features samples are to be
         judged cannot be read.
     """
-    train_source, test_source = _images.sources_of(config, sources)
+    train_source, test_source = _images.labelled_sources_of(config, sources)
     shape = train_source.example_shape
     m, objective = config.model, config.objective
     model = build_model(config, shape)

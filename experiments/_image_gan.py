@@ -96,7 +96,7 @@ def build(
       UserError: where the networks, the penalty and the data do not go together, or the network by whose features
         samples are to be judged cannot be read.
     """
-    train_source, test_source = _images.sources_of(config, sources)
+    train_source, test_source = _images.labelled_sources_of(config, sources)
     loss, shape = config.game.loss, train_source.example_shape
     networks = build_networks(config, shape)
     players = _game.players(config, networks, train_source.num_examples)

@@ -1,4 +1,4 @@
-"""What the experiments that draw images share: the images, and how samples are judged against them."""
+"""What the experiments on images share: the images, and how samples are judged against them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,22 @@ from gen_jax.train.state import TrainState
 
 
 def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None) -> tuple[Source, Source]:
+    """The training and the test images.
+
+    Args:
+      config: the resolved config.
+      sources: given ones, or None to find them.
+
+    Returns:
+      Both sources.
+
+    Raises:
+      UserError: where the set is not found.
+    """
+    return sources or image_sources(config.data.name, config.data.dir or None, **parallel.stream_options(config))
+
+
+def labelled_sources_of(config: ConfigDict, sources: tuple[Source, Source] | None) -> tuple[Source, Source]:
     """The training and the test images, with labels where a model is told them.
 
     Args:
@@ -32,7 +48,7 @@ def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None) -> tup
     Raises:
       UserError: where the set is not found, or has other classes than `config.model.num_classes`.
     """
-    found = sources or image_sources(config.data.name, config.data.dir or None, **parallel.stream_options(config))
+    found = sources_of(config, sources)
     classes = config.model.num_classes
     # Data that are gone have no labels, and need none to sample.
     labels, tested = (getattr(source, "labels", None) for source in found)

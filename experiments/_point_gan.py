@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -209,7 +208,7 @@ def assess(
     Returns:
       The numbers of `eval.modes.mode_coverage_numbers`.
     """
-    keys = rng.per_example(rng.stream(state.key, "assess"), jnp.arange(config.data.num_test))
+    keys = rng.numbered(state.key, "assess", config.data.num_test)
     samples = np.asarray(jax.jit(sample)(state, keys))
     radius = config.eval.mode_radius * mixture.std
     return mode_coverage_numbers(samples, mixture.centres, radius, seed=config.seed, min_count=config.eval.mode_count)

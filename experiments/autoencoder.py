@@ -25,14 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Picture, Source, UserError
-from gen_jax.data import image_sources
 from gen_jax.eval import pca as pca_lib
 from gen_jax.eval.probe import probe_errors
 from gen_jax.families.autoencoder import evaluation, losses, models, objectives, pictures, sampling
-from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -168,9 +167,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = sources or image_sources(
-        config.data.name, config.data.dir or None, **parallel.stream_options(config)
-    )
+    train_source, test_source = _images.sources_of(config, sources)
     model = build_model(config, train_source.example_shape)
     errs = {"error": config.objective.error, "l2": config.objective.l2}
     objective = functools.partial(objectives.objective, model=model, **errs)

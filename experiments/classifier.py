@@ -24,15 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Grid, Picture, Scatter, Source, UserError
-from gen_jax.data import image_sources
 from gen_jax.eval import bootstrap
 from gen_jax.eval import pca as pca_lib
 from gen_jax.families.classifier import evaluation, losses, pictures, sampling
 from gen_jax.nn.small_classifier import SmallClassifier
-from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -131,9 +130,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = sources or image_sources(
-        config.data.name, config.data.dir or None, **parallel.stream_options(config)
-    )
+    train_source, test_source = _images.sources_of(config, sources)
     if sources is None:
         for source in (train_source, test_source):
             check_labels(config, source)
@@ -218,7 +215,7 @@ def draw(state: TrainState, *, model: SmallClassifier, test_source: Source) -> d
     params, columns = state.eval_params, 8
     found = evaluation.classify_all(params, test_source, model=model)
     labels = jnp.repeat(jnp.arange(model.num_classes), columns)
-    keys = rng.per_example(rng.stream(state.key, "pictures"), jnp.arange(len(labels)))
+    keys = rng.numbered(state.key, "pictures", len(labels))
     image_shape = found.images.shape[1:]
     climbed = jax.jit(functools.partial(sampling.class_images, model=model, image_shape=image_shape))
     images = np.asarray(climbed(params, keys, labels)).reshape(-1, columns, *image_shape)

@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import _diffusion
-from gen_jax import cli
+from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Field, Film, Key, Panels, Picture, Source, Terms, UserError
 from gen_jax.data import Mixture, point_sources
@@ -233,7 +233,7 @@ def assess(state: TrainState, *, draw: Callable[..., Array], config: ConfigDict,
     Returns:
       The numbers of `eval.modes.mode_coverage_numbers`.
     """
-    points = np.asarray(draw(state, _diffusion.keys_of(state, "assess", config.data.num_test)))
+    points = np.asarray(draw(state, rng.numbered(state.key, "assess", config.data.num_test)))
     radius = config.eval.mode_radius * mixture.std
     return mode_coverage_numbers(points, mixture.centres, radius, seed=config.seed, min_count=config.eval.mode_count)
 
@@ -272,7 +272,7 @@ def paint(
     Returns:
       `samples`, `chain`, `x0_predictions`, `denoising`, `loss_by_step` and `bits_by_step`.
     """
-    xs, x0s = (np.asarray(a) for a in chain(state, _diffusion.keys_of(state, "pictures", 1000)))
+    xs, x0s = (np.asarray(a) for a in chain(state, rng.numbered(state.key, "pictures", 1000)))
     process, count = diffusion.process, len(xs)
     # What the step i leaves is at the level of the step i − 1, the last at that of the data.
     kept = _diffusion.kept_steps(config, process)
@@ -298,7 +298,7 @@ def paint(
 
 def draw_samples(state: TrainState, *, mixture: Mixture, draw: Callable[..., Array]) -> Field:
     """A thousand samples over the density of the data."""
-    points = np.asarray(draw(state, _diffusion.keys_of(state, "pictures", 1000)))
+    points = np.asarray(draw(state, rng.numbered(state.key, "pictures", 1000)))
     return pictures.point_frame(points, mixture.centres, mixture.std, "Samples over the density of the data")
 
 

@@ -160,7 +160,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = _images.sources_of(config, sources)
+    train_source, test_source = _images.labelled_sources_of(config, sources)
     shape = train_source.example_shape
     model = _guidance.build_classifier(config, shape)
     process = _diffusion.make_process(config)
@@ -282,7 +282,7 @@ def draw(
     accuracy = 100 * np.asarray(found["correct_by_step"])[kept].mean(axis=0)
     columns = 8
     label = jnp.repeat(jnp.arange(min(num_classes, 10)), columns)
-    images = np.asarray(compiled(state.eval_params, _diffusion.keys_of(state, "pictures", len(label)), label))
+    images = np.asarray(compiled(state.eval_params, rng.numbered(state.key, "pictures", len(label)), label))
     return {
         "accuracy_by_step": Curves(
             "Accuracy of test images by how noisy they are", {"accuracy": (steps, accuracy)}, ("t", "percent")

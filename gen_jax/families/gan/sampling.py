@@ -35,7 +35,7 @@ def settle_statistics(
     """
     if not has_batch_norm(networks.generator):
         return model_state
-    keys = rng.per_example(rng.stream(key, "settle"), jnp.arange(num_examples))
+    keys = rng.numbered(key, "settle", num_examples)
     z, label = _latents_and_labels(keys, networks)
     # From running averages of 0 an update leaves 1 − m of the batch's own.
     zeros = jax.tree.map(jnp.zeros_like, model_state["generator"])

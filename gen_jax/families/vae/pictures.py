@@ -37,7 +37,7 @@ def pictures(params: Params, key: Key, *, model: VAE, test_source: Source, binar
 
     @jax.jit
     def prior_samples(key: Key) -> Array:
-        keys = rng.per_example(rng.stream(key, "pictures"), jnp.arange(100))
+        keys = rng.numbered(key, "pictures", 100)
         return sampling.sample_prior(params, keys, model=model)
 
     # The whole test set, though this process may evaluate only a part of it.
