@@ -20,16 +20,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _diffusion
+from experiments import _diffusion, _points
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Field, Film, Key, Panels, Picture, Source, Terms, UserError
-from gen_jax.data import Mixture, point_sources
-from gen_jax.eval.modes import mode_coverage_numbers
+from gen_jax.data import Mixture
 from gen_jax.families import diffusion as family
 from gen_jax.families.diffusion import evaluation, models, objectives, pictures
 from gen_jax.families.diffusion.objectives import Diffusion
-from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -50,12 +48,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config = config_lib.base_config()
     config.experiment = "ddpm_toy"
     config.preset = preset
-    config.data.name = "ring"  # ring | grid
-    config.data.num_modes = 8  # ring: on a circle of radius `scale`.
-    config.data.side = 5  # grid: side x side modes, `scale` apart.
-    config.data.scale = 2.0
-    config.data.std = 0.02  # Of each mode.
-    config.data.num_test = 5000
+    _points.add_keys(config)
 
     config.process = _diffusion.process_section()
     config.model = ConfigDict()
@@ -78,8 +71,6 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.eval.sample_chunk = 1000
     config.eval.bound_chunk = 10  # --mode=eval: how many steps of the bound go through the network at once.
     config.eval.flow_steps = 200  # --mode=eval: steps of the probability-flow ODE.
-    config.eval.mode_radius = 3.0  # Of a mode, in its standard deviations.
-    config.eval.mode_count = 20  # So many of `data.num_test` samples make a mode covered.
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -122,25 +113,19 @@ def validate(config: ConfigDict) -> None:
     at_least = config_lib.at_least
     rules = (
         config_lib.base_rules()
+        | _points.rules()
         | _diffusion.process_rules()
         | _diffusion.sampler_rules()
         | {
-            "data.name": config_lib.one_of("ring", "grid"),
-            "data.num_modes": at_least(1),
-            "data.side": at_least(1),
-            "data.scale": config_lib.positive,
-            "data.std": config_lib.positive,
-            "data.num_test": at_least(4),
             "model.hidden": config_lib.each(at_least(1)),
             "objective.steps": config_lib.one_of(*objectives.STEPS),
             "eval.bound_chunk": at_least(1),
             "eval.flow_steps": at_least(1),
-            "eval.mode_radius": config_lib.positive,
-            "eval.mode_count": at_least(1),
         }
     )
     config_lib.check(config, rules)
     config_lib.check_optimizer(config)
+    _points.check(config)
     _diffusion.check_sampler(config)
     if not config.model.hidden:
         raise UserError("config.model.hidden=() leaves no layer to tell the time; give a width or more.")
@@ -160,10 +145,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config cannot be used.
     """
     validate(config)
-    mixture = mixture_of(config)
-    train_source, test_source = sources or point_sources(
-        mixture, num_examples=100_000, num_test=config.data.num_test, **parallel.stream_options(config)
-    )
+    mixture = _points.mixture_of(config)
+    train_source, test_source = _points.sources_of(config, sources)
     model = models.MLP(2, tuple(config.model.hidden))
     diffusion = Diffusion(_diffusion.make_process(config), model)
     _diffusion.kept_steps(config, diffusion.process)  # Refuses what cannot be sampled by before it is trained.
@@ -189,7 +172,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         eval_step=make_eval_step(functools.partial(evaluation.point_values, **known)),
         likelihood_step=make_eval_step(functools.partial(evaluation.point_likelihood, **likelihood, **known)),
         report=evaluation.point_report,
-        assess=functools.partial(assess, draw=compiled, config=config, mixture=mixture),
+        assess=functools.partial(_points.assess, sample=compiled, config=config),
         sample=draw,
         pictures=functools.partial(
             paint,
@@ -207,35 +190,10 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     )
 
 
-def mixture_of(config: ConfigDict) -> Mixture:
-    """The mixture of Gaussians of a config."""
-    d = config.data
-    if d.name == "ring":
-        return Mixture.ring(d.num_modes, radius=d.scale, std=d.std)
-    return Mixture.grid(d.side, spacing=d.scale, std=d.std)
-
-
 def sample(state: TrainState, keys: Key, *, config: ConfigDict, diffusion: Diffusion) -> Array:
     """Draws points by the config's sampler, [B, 2]; point i from key i alone."""
     predict = objectives.predictor(diffusion, state.eval_params)
     return family.sample(_diffusion.make_sampler(config, diffusion, predict), keys, (2,))
-
-
-def assess(state: TrainState, *, draw: Callable[..., Array], config: ConfigDict, mixture: Mixture) -> dict[str, float]:
-    """Which modes `data.num_test` samples reach, how many of them are near one, and how they are shared out.
-
-    Args:
-      state: of the run.
-      draw: `(state, keys) -> points`.
-      config: of the run.
-      mixture: the data's.
-
-    Returns:
-      The numbers of `eval.modes.mode_coverage_numbers`.
-    """
-    points = np.asarray(draw(state, rng.numbered(state.key, "assess", config.data.num_test)))
-    radius = config.eval.mode_radius * mixture.std
-    return mode_coverage_numbers(points, mixture.centres, radius, seed=config.seed, min_count=config.eval.mode_count)
 
 
 def chain_of(state: TrainState, keys: Key, *, config: ConfigDict, diffusion: Diffusion) -> tuple[Array, Array]:
