@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,7 +13,6 @@ from gen_jax.contracts import Experiment, Picture, Source
 from gen_jax.eval import features
 from gen_jax.families.gan import evaluation, models, objectives, pictures, sampling
 from gen_jax.train.state import TrainState
-from gen_jax.train.step import masked_sums
 
 
 def base_config(experiment: str, preset: str) -> ConfigDict:
@@ -104,10 +102,6 @@ def build(
     # Before training rather than after it; but a run whose files are gone still samples.
     known = load() if sources is None and config.eval.num_samples else None
 
-    def eval_step(state: TrainState, batch: Any, *, axis_name: str | None = None) -> Any:
-        values = evaluation.game_values(state.params, state.model_state, state.key, batch, networks=networks, loss=loss)
-        return masked_sums(values, batch["mask"], axis_name)
-
     sample = functools.partial(_game.sample, networks=networks)
 
     def draw(state: TrainState) -> dict[str, Picture]:
@@ -120,7 +114,7 @@ def build(
             _game.init_state, networks=networks, turns=players, example_shape=shape, ema=_game.has_ema(config)
         ),
         train_step=_game.train_step(config, players, train_source.num_examples),
-        eval_step=eval_step,
+        eval_step=_game.eval_step(networks=networks, loss=loss),
         report=evaluation.report,
         assess=_images.assessment(config, load, sample, (train_source, test_source)),
         sample=sample,

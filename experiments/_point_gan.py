@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,8 +14,6 @@ from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Source
 from gen_jax.families.gan import evaluation, models, objectives, pictures
 from gen_jax.train.game import Player
-from gen_jax.train.state import TrainState
-from gen_jax.train.step import masked_sums
 
 
 def base_config(experiment: str, preset: str) -> ConfigDict:
@@ -121,19 +118,6 @@ def build(
     turns = players(config, networks, train_source.num_examples)
     loss, radius = config.game.loss, config.eval.mode_radius * mixture.std
 
-    def eval_step(state: TrainState, batch: Any, *, axis_name: str | None = None) -> Any:
-        values = evaluation.game_values(
-            state.params,
-            state.model_state,
-            state.key,
-            batch,
-            networks=networks,
-            loss=loss,
-            centres=mixture.centres,
-            radius=radius,
-        )
-        return masked_sums(values, batch["mask"], axis_name)
-
     sample = functools.partial(_game.sample, networks=networks)
     field = functools.partial(
         pictures.point_field,
@@ -149,7 +133,7 @@ def build(
             _game.init_state, networks=networks, turns=turns, example_shape=(2,), ema=_game.has_ema(config)
         ),
         train_step=_game.train_step(config, turns, train_source.num_examples),
-        eval_step=eval_step,
+        eval_step=_game.eval_step(networks=networks, loss=loss, centres=mixture.centres, radius=radius),
         report=functools.partial(
             evaluation.report, num_examples=test_source.num_examples, min_count=config.eval.mode_count
         ),
