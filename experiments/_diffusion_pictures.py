@@ -46,9 +46,9 @@ def sample(
     return family.sample(sampler, keys, shape, finish=family.to_unit)
 
 
-def draw_samples(compiled: Callable[..., Array], state: TrainState, name: str, count: int) -> np.ndarray:
+def samples_of(state: TrainState, name: str, count: int, *, sample: Callable[..., Array]) -> np.ndarray:
     """[count, H, W, C] samples of a run by keys of its own, for what a name says."""
-    return np.asarray(compiled(state, rng.numbered(state.key, name, count)))
+    return np.asarray(sample(state, rng.numbered(state.key, name, count)))
 
 
 def chain_of(
@@ -127,19 +127,19 @@ def by_scale(
     return family.sample(_diffusion.make_sampler(config, diffusion, predict), keys, shape)
 
 
-def painter(
+def compiled_draw(
     *,
-    draw: Callable[..., Array],
+    sample: Callable[..., Array],
     test_source: Source,
     config: ConfigDict,
     diffusion: Diffusion,
     shape: tuple[int, ...],
     guided: _guidance.Guided,
 ) -> Callable[[TrainState], dict[str, Picture]]:
-    """`paint` with functions that are compiled when they are first called.
+    """`draw` with functions that are compiled when they are first called.
 
     Args:
-      draw: `(state, keys) -> images`, compiled.
+      sample: `(state, keys) -> images`, compiled.
       test_source: of the test images.
       config: the resolved config.
       diffusion: the model.
@@ -152,8 +152,8 @@ def painter(
     model: dict[str, Any] = {"config": config, "diffusion": diffusion}
     steps = pictures.curve_steps(diffusion.process.num_steps)
     return functools.partial(
-        paint,
-        draw=draw,
+        draw,
+        sample=sample,
         chain=jax.jit(functools.partial(chain_of, shape=shape, guided=guided, **model)),
         terms=jax.jit(functools.partial(evaluation.terms_at, diffusion=diffusion, steps=steps)),
         fill=jax.jit(functools.partial(fill_in, **model)),
@@ -163,10 +163,10 @@ def painter(
     )
 
 
-def paint(
+def draw(
     state: TrainState,
     *,
-    draw: Callable[..., Array],
+    sample: Callable[..., Array],
     chain: Callable[..., tuple[Array, Array]],
     terms: Callable[..., Terms],
     fill: Callable[..., Array],
@@ -179,7 +179,7 @@ def paint(
 
     Args:
       state: of the run.
-      draw: `(state, keys) -> images`, compiled.
+      sample: `(state, keys) -> images`, compiled.
       chain: `chain_of`, compiled.
       terms: `(params, key, batch)` to the terms of the bound at `pictures.curve_steps`, compiled.
       fill: `fill_in` of `(params, keys, known, mask, label)`, compiled.
@@ -193,7 +193,7 @@ def paint(
       `guidance` of a model that was trained with labels and without.
     """
     process = diffusion.process
-    found: dict[str, Picture] = {"samples": pictures.sample_grid(draw_samples(draw, state, "pictures", 100), 10)}
+    found: dict[str, Picture] = {"samples": pictures.sample_grid(samples_of(state, "pictures", 100, sample=sample), 10)}
     xs, x0s = chain(state, rng.numbered(state.key, "pictures", 9))
     steps = _diffusion.kept_steps(config, process)
     found |= pictures.image_chain(np.asarray(xs), np.asarray(x0s), process.timesteps[steps][::-1])
@@ -213,7 +213,7 @@ def guidance(state: TrainState, num_classes: int, scaled: Callable[..., Array]) 
     Args:
       state: of the run.
       num_classes: how many classes are shown.
-      scaled: as in `paint`.
+      scaled: as in `draw`.
 
     Returns:
       The picture.
@@ -236,7 +236,7 @@ def inpainting(state: TrainState, images: np.ndarray, label: np.ndarray, fill: C
       state: of the run.
       images: [n, H, W, C] uint8.
       label: [n] int.
-      fill: as in `paint`.
+      fill: as in `draw`.
 
     Returns:
       The picture.
@@ -255,9 +255,9 @@ def inpainting(state: TrainState, images: np.ndarray, label: np.ndarray, fill: C
     )
 
 
-def frame(state: TrainState, *, draw: Callable[..., Array]) -> Grid:
+def draw_frame(state: TrainState, *, sample: Callable[..., Array]) -> Grid:
     """The samples of the same 64 noises, to be seen change over training."""
-    return pictures.sample_grid(draw_samples(draw, state, "frame", 64), 8, "Samples of the same noise")
+    return pictures.sample_grid(samples_of(state, "frame", 64, sample=sample), 8, "Samples of the same noise")
 
 
 def _unit(images: np.ndarray) -> np.ndarray:

@@ -289,8 +289,8 @@ def build(
     classifier = _guidance.load_classifier(config, shape) if config.guidance.classifier else None
     guided = _guidance.make_guided(config, classifier)
     sampled = {"config": config, "diffusion": diffusion, "shape": shape, "guided": guided}
-    draw = functools.partial(_diffusion_pictures.sample, **sampled)
-    compiled = jax.jit(draw)
+    sample = functools.partial(_diffusion_pictures.sample, **sampled)
+    compiled = jax.jit(sample)
     likelihood = {
         "diffusion": diffusion,
         "whole": config.eval.bound == "whole",
@@ -307,10 +307,10 @@ def build(
         eval_step=make_eval_step(functools.partial(evaluation.image_values, diffusion=diffusion)),
         likelihood_step=make_eval_step(functools.partial(evaluation.likelihood_values, **likelihood)),
         report=evaluation.image_report,
-        assess=_images.assessment(config, load, draw, (train_source, test_source)),
-        sample=draw,
-        pictures=_diffusion_pictures.painter(draw=compiled, test_source=test_source, **sampled),
-        frame=functools.partial(_diffusion_pictures.frame, draw=compiled),
+        assess=_images.assessment(config, load, sample, (train_source, test_source)),
+        sample=sample,
+        pictures=_diffusion_pictures.compiled_draw(sample=compiled, test_source=test_source, **sampled),
+        frame=functools.partial(_diffusion_pictures.draw_frame, sample=compiled),
         headline=((f"frechet_distance_{known.name}",) if known else ()) + ("bits_per_dim", "l_simple"),
         steps_per_call=config.train.steps_per_call,
     )

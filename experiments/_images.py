@@ -103,8 +103,8 @@ def assess(
         _say("Samples are not judged: the package's classifier is of grey 28x28 images; give --config.eval.features.")
         if not config.eval.get("parzen"):
             return {}
-    draw, key, chunk = jax.jit(sample), rng.stream(state.key, "assess"), 500
-    chunks = [np.asarray(draw(state, rng.per_example(key, s + jnp.arange(chunk)))) for s in range(0, count, chunk)]
+    compiled, key, chunk = jax.jit(sample), rng.stream(state.key, "assess"), 500
+    chunks = [np.asarray(compiled(state, rng.per_example(key, s + jnp.arange(chunk)))) for s in range(0, count, chunk)]
     fake = np.concatenate(chunks)[:count]
     numbers: dict[str, float] = {}
     if extractor is not None:

@@ -197,7 +197,7 @@ def looks(train_source: Source, test_source: Source, *, render: Render, config: 
     judge = functools.partial(assess, test_source=test_source, likeness=likeness_of(config, train_source), **shown)
     return {
         "assess": judge if config.eval.num_views else None,
-        "pictures": functools.partial(paint, train_source=train_source, test_source=test_source, **shown),
+        "pictures": functools.partial(draw, train_source=train_source, test_source=test_source, **shown),
         "frame": functools.partial(draw_frame, test_source=test_source, **shown),
         "fly": functools.partial(shots, source=train_source, render=render, ndc=config.data.ndc),
         "headline": ("psnr", "psnr_whole", "ssim", "lpips"),
@@ -305,7 +305,7 @@ def likeness_of(config: ConfigDict, source: Source) -> dict[str, Likeness]:
     return found
 
 
-def paint(
+def draw(
     state: TrainState, *, train_source: Source, test_source: Source, render: Render, config: ConfigDict
 ) -> dict[str, Picture]:
     """Draws held-out views beside the truth, and a flight along the scene's path.

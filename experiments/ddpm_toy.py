@@ -157,8 +157,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         steps=config.objective.steps,
         batch_size=config.train.batch_size,
     )
-    draw = functools.partial(sample, config=config, diffusion=diffusion)
-    compiled = jax.jit(draw)
+    drawn = functools.partial(sample, config=config, diffusion=diffusion)
+    compiled = jax.jit(drawn)
     likelihood = {"chunk_size": config.eval.bound_chunk, "flow_steps": config.eval.flow_steps}
     known: dict[str, Any] = {"diffusion": diffusion, "centres": mixture.centres, "std": mixture.std}
     steps = pictures.curve_steps(diffusion.process.num_steps)
@@ -173,10 +173,10 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         likelihood_step=make_eval_step(functools.partial(evaluation.point_likelihood, **likelihood, **known)),
         report=evaluation.point_report,
         assess=functools.partial(_points.assess, sample=compiled, config=config),
-        sample=draw,
+        sample=drawn,
         pictures=functools.partial(
-            paint,
-            draw=compiled,
+            draw,
+            sample=compiled,
             chain=jax.jit(functools.partial(chain_of, config=config, diffusion=diffusion)),
             terms=jax.jit(functools.partial(evaluation.point_terms, steps=steps, **known)),
             test_source=test_source,
@@ -184,7 +184,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
             diffusion=diffusion,
             mixture=mixture,
         ),
-        frame=functools.partial(draw_samples, mixture=mixture, draw=compiled),
+        frame=functools.partial(draw_frame, mixture=mixture, sample=compiled),
         headline=("modes_covered", "high_quality", "l_simple", "best_l_simple", "above_best_percent"),
         steps_per_call=config.train.steps_per_call,
     )
@@ -204,10 +204,10 @@ def chain_of(state: TrainState, keys: Key, *, config: ConfigDict, diffusion: Dif
     return kept
 
 
-def paint(
+def draw(
     state: TrainState,
     *,
-    draw: Callable[..., Array],
+    sample: Callable[..., Array],
     chain: Callable[..., tuple[Array, Array]],
     terms: Callable[..., Terms],
     test_source: Source,
@@ -219,7 +219,7 @@ def paint(
 
     Args:
       state: of the run.
-      draw: `(state, keys) -> points`, compiled.
+      sample: `(state, keys) -> points`, compiled.
       chain: `chain_of` of `(state, keys)`, compiled.
       terms: `(params, key, batch)` to `evaluation.point_terms` at `pictures.curve_steps`, compiled.
       test_source: of the test points.
@@ -246,7 +246,7 @@ def paint(
     believed = tuple(point_frame(x0s[i], title=f"x0 believed in at step {i + 1} of {count}") for i in few)
     title = "Points out of the noise, over the density that they should have"
     found: dict[str, Picture] = {
-        "samples": draw_samples(state, mixture=mixture, draw=draw),
+        "samples": draw_frame(state, mixture=mixture, sample=sample),
         "chain": Panels(tuple(map(frame, few))),
         "x0_predictions": Panels(believed),
         "denoising": Film(title, tuple(map(frame, pictures.shown_steps(count, 60))), 12),
@@ -254,9 +254,9 @@ def paint(
     return found | pictures.loss_curves(steps, terms(state.eval_params, state.key, batch), process.num_steps)
 
 
-def draw_samples(state: TrainState, *, mixture: Mixture, draw: Callable[..., Array]) -> Field:
+def draw_frame(state: TrainState, *, mixture: Mixture, sample: Callable[..., Array]) -> Field:
     """A thousand samples over the density of the data."""
-    points = np.asarray(draw(state, rng.numbered(state.key, "pictures", 1000)))
+    points = np.asarray(sample(state, rng.numbered(state.key, "pictures", 1000)))
     return pictures.point_frame(points, mixture.centres, mixture.std, "Samples over the density of the data")
 
 
