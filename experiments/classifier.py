@@ -30,7 +30,7 @@ from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Grid, Picture, Scatter, Source, UserError
 from gen_jax.eval import bootstrap
 from gen_jax.eval import pca as pca_lib
-from gen_jax.families.classifier import evaluation, losses, pictures, sampling
+from gen_jax.families.classifier import evaluation, objectives, pictures, sampling
 from gen_jax.nn.small_classifier import SmallClassifier
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
@@ -147,7 +147,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_source=train_source,
         test_source=test_source,
         init=init,
-        train_step=make_train_step(functools.partial(losses.objective, model=model), **options),
+        train_step=make_train_step(functools.partial(objectives.objective, model=model), **options),
         eval_step=make_eval_step(functools.partial(evaluation.values, model=model)),
         report=evaluation.report,
         assess=functools.partial(assess, model=model, test_source=test_source),

@@ -26,7 +26,7 @@ from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Source, UserError
-from gen_jax.families.vae import evaluation, losses, models, pictures, sampling
+from gen_jax.families.vae import evaluation, models, objectives, pictures, sampling
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -129,7 +129,7 @@ def validate(config: ConfigDict) -> None:
       UserError: for the first value out of range.
     """
     rules = config_lib.base_rules() | {
-        "data.binarization": config_lib.one_of(*losses.BINARIZATIONS),
+        "data.binarization": config_lib.one_of(*objectives.BINARIZATIONS),
         "model.network": config_lib.one_of("mlp", "conv"),
         "model.latent_dim": config_lib.at_least(1),
         "model.dense": config_lib.at_least(1),
@@ -140,7 +140,7 @@ def validate(config: ConfigDict) -> None:
         "model.fixed_std": config_lib.positive,
         "model.hidden": config_lib.each(config_lib.at_least(1)),
         "model.channels": config_lib.each(config_lib.at_least(1)),
-        "objective.bound": config_lib.one_of(*losses.BOUNDS),
+        "objective.bound": config_lib.one_of(*objectives.BOUNDS),
         "objective.num_samples": config_lib.at_least(1),
         "objective.beta": config_lib.at_least(0.0),
         "objective.kl_warmup": config_lib.duration,
@@ -184,7 +184,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         return config_lib.steps_in(duration, config.train.batch_size, train_source.num_examples)
 
     objective = functools.partial(
-        losses.objective,
+        objectives.objective,
         model=model,
         bound=config.objective.bound,
         num_samples=config.objective.num_samples,

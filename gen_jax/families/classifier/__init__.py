@@ -19,7 +19,8 @@ Differences from the papers:
     stays in [0, 1]; so every key has its own picture.
 """
 
-from gen_jax.families.classifier.losses import cross_entropy, objective
+from gen_jax.families.classifier.losses import cross_entropy
+from gen_jax.families.classifier.objectives import objective
 from gen_jax.families.classifier.sampling import class_images
 
 __all__ = ["class_images", "cross_entropy", "objective"]

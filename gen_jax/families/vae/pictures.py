@@ -25,7 +25,7 @@ def pictures(params: Params, key: Key, *, model: VAE, test_source: Source, binar
       key: the root key.
       model: the VAE.
       test_source: of the images that are reconstructed and encoded.
-      binarization: as in `losses.observe`.
+      binarization: as in `objectives.observe`.
 
     Returns:
       `samples`, `reconstructions`, `interpolation`, and for a 2-D code `manifold` and `codes`.
