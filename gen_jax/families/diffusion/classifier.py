@@ -12,11 +12,11 @@ from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
 from gen_jax.families.diffusion import timesteps
 from gen_jax.families.diffusion.adm import EPSILON, Levels, torch_uniform
-from gen_jax.families.diffusion.objectives import examples_of
 from gen_jax.families.diffusion.process import Process, diffuse, told_time
 from gen_jax.nn.attention import attention
 from gen_jax.nn.group_norm import GroupNorm
 from gen_jax.nn.precision import apply_in_param_dtype
+from gen_jax.ops import pixels
 
 
 class AttentionPool(nn.Module):
@@ -181,4 +181,4 @@ def _correct(logs: Array, label: Array) -> Array:
 
 def _noisy(process: Process, image: Array, t: Array, keys: Key) -> Array:
     """The images [B, ...] uint8 as [−1, 1] after their steps t [B], each with the noise of its key."""
-    return diffuse(process, examples_of({"image": image}), t, keys)[0]
+    return diffuse(process, pixels.examples_of({"image": image}), t, keys)[0]

@@ -68,20 +68,6 @@ def predictor(diffusion: Diffusion, params: Params, label: Array | None = None, 
     return predict
 
 
-def examples_of(batch: Batch) -> Array:
-    """The examples of a batch as a diffusion has them: levels 0 … 255 as −1 … 1, points as they are.
-
-    Args:
-      batch: with `image` [B, H, W, C] uint8 or `point` [B, 2].
-
-    Returns:
-      x_0 [B, ...] float32.
-    """
-    if "point" in batch:
-        return jnp.asarray(batch["point"], jnp.float32)
-    return 2.0 * pixels.unit_levels(batch["image"]) - 1.0
-
-
 def flip_at_random(key: Key, image: Array) -> Array:
     """An image or its mirror image, each with probability 1/2.
 
@@ -133,7 +119,7 @@ def objective(
       params: of the network.
       model_state: of `init_model_state`.
       key: the step's key.
-      batch: as in `examples_of`, with `index` [B], and with `label` [B] where the model has classes.
+      batch: as `ops.pixels.examples_of` reads it, with `index` [B], and with `label` [B] where the model has classes.
       diffusion: the model.
       loss: "simple", a weighted squared error of the prediction; "hybrid", L_simple + λ L_vlb; or "vlb", the bound in
         bits/dim with its gradient through mean and variance.
@@ -159,7 +145,7 @@ def objective(
     def keys(name: str) -> Key:
         return rng.per_example(rng.stream(key, name), index)
 
-    x0 = examples_of(batch)
+    x0 = pixels.examples_of(batch)
     if flip:
         x0 = jax.vmap(flip_at_random)(keys("flip"), x0)
     x_t, epsilon = diffuse(diffusion.process, x0, t, keys("noise"))

@@ -395,13 +395,6 @@ def test_flips(flip: bool):
     assert abs(mirrored.sum() - 100) < 4 * np.sqrt(50) if flip else not mirrored.any()
 
 
-def test_examples_of():
-    """Levels 0 and 255 are −1 and 1; points stay."""
-    levels = objectives.examples_of({"image": np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1)})
-    np.testing.assert_allclose(levels.ravel(), [-1, -0.6, 1], atol=1e-6)
-    np.testing.assert_array_equal(objectives.examples_of({"point": np.array([[3.0, -4.0]])}), [[3, -4]])
-
-
 @pytest.mark.parametrize(
     "options",
     [

@@ -14,6 +14,7 @@ from gen_jax.contracts import UserError
 from gen_jax.families import gan
 from gen_jax.families.gan import dcgan, models, objectives, resnet
 from gen_jax.families.gan.objectives import Networks
+from gen_jax.ops import pixels
 
 SIZE = 64
 
@@ -328,16 +329,11 @@ def batch_of_images(size: int = 8) -> dict:
     }
 
 
-def test_images_are_seen_from_minus_one_to_one():
-    x = objectives.real_examples({"image": jnp.array([[[[0], [255]]]], jnp.uint8)})
-    np.testing.assert_allclose(np.ravel(x), [-1, 1])
-
-
 def test_with_batch_norm_real_and_fake_are_batches_of_their_own():
     """Each logit is that of its own batch alone; joined, the other batch would move the statistics. State goes on."""
     discriminator = models.MLPDiscriminator((8,), norm="batch")
     networks, batch = Networks(models.MLPGenerator((4, 4, 1), 2, (4,)), discriminator), batch_of_images()
-    real = objectives.real_examples(batch)
+    real = pixels.examples_of(batch)
     fake = 3 * real + 1
     params, state = models.init_network(discriminator, rng.root(0), real)
     real_logit, fake_logit, new = objectives.judge_both(
