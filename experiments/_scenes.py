@@ -65,8 +65,22 @@ def data_section() -> ConfigDict:
     return data
 
 
-def run_sections(config: ConfigDict) -> None:
-    """Sets how a run learns, and how views are judged and shown."""
+def base_config(experiment: str, preset: str) -> ConfigDict:
+    """The sections that the experiments on scenes share.
+
+    Args:
+      experiment: the module's name.
+      preset: the preset's.
+
+    Returns:
+      The config, unlocked.
+    """
+    config = config_lib.base_config()
+    config.experiment = experiment
+    config.preset = preset
+    config.data = data_section()
+    config.model = ConfigDict()
+
     config.optim.schedule = "exponential"
     config.train.batch_size = 1024
     config.train.accumulate = 1  # Parts that the rays of a step are taken in, one after another: less memory.
@@ -80,6 +94,13 @@ def run_sections(config: ConfigDict) -> None:
     config.eval.path_frames = 48  # Of the flight among the pictures.
     config.eval.lpips = ""  # A file of weights, as `gen_jax.eval.lpips` makes it, to judge whole views by; "" for none.
     config.eval.sample_chunk = 4
+    return config
+
+
+def small_run_on_files(config: ConfigDict) -> None:
+    """A run of minutes on the photographs of `config.data.dir`."""
+    config.data.name = "files"
+    config.train.duration = "4000 steps"
 
 
 def tiny_run(config: ConfigDict) -> None:
@@ -101,10 +122,10 @@ def tiny_run(config: ConfigDict) -> None:
     config.eval.path_frames = 3
 
 
-def rules() -> dict[str, config_lib.Rule]:
-    """What the keys of `data_section` and `run_sections` must satisfy."""
+def base_rules() -> dict[str, config_lib.Rule]:
+    """What the keys of `base_config` must satisfy."""
     at_least = config_lib.at_least
-    return {
+    return config_lib.base_rules() | {
         "data.name": config_lib.one_of("analytic", "files"),
         "data.size": at_least(4),
         "data.num_train": at_least(2),
@@ -121,12 +142,19 @@ def rules() -> dict[str, config_lib.Rule]:
     }
 
 
-def check_data(config: ConfigDict) -> None:
-    """Checks keys of `data_section` that do not go together.
+def check(config: ConfigDict, rules: dict[str, config_lib.Rule]) -> None:
+    """Checks a config's values.
+
+    Args:
+      config: the resolved config.
+      rules: beyond those of `base_rules`.
 
     Raises:
-      UserError: where the depths are not in order, or a key of photographs is given and the scene is our own.
+      UserError: for the first value out of range, where the depths are not in order, or where a key of photographs is
+        given and the scene is our own.
     """
+    config_lib.check(config, base_rules() | rules)
+    config_lib.check_optimizer(config)
     data = config.data
     if data.name == "analytic":
         for key in ("dir", "factor", "hold_out_every", "premultiplied"):

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Picture, Source, UserError
+from gen_jax.contracts import Experiment, Key, Picture, Source, UserError
 from gen_jax.eval import pca as pca_lib
 from gen_jax.eval.probe import probe_errors
 from gen_jax.families.autoencoder import evaluation, losses, models, objectives, pictures, sampling
@@ -173,7 +173,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     objective = functools.partial(objectives.objective, model=model, **errs)
     options = step_options(config, train_source.num_examples)
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
         moments = objectives.code_moments(model.code_size)
         return init_state(params, options["tx"], key, model_state=moments, ema=options["ema"] is not None)

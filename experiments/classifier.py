@@ -17,7 +17,6 @@ Presets (--preset=...):
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from ml_collections import ConfigDict
 from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Grid, Picture, Scatter, Source, UserError
+from gen_jax.contracts import Experiment, Grid, Key, Picture, Scatter, Source, UserError
 from gen_jax.eval import bootstrap
 from gen_jax.eval import pca as pca_lib
 from gen_jax.families.classifier import evaluation, objectives, pictures, sampling
@@ -138,7 +137,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     options = step_options(config, train_source.num_examples)
     image_shape = train_source.example_shape
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *image_shape)))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 

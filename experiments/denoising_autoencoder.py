@@ -163,7 +163,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     objective = functools.partial(objectives.denoising_objective, model=model, error=config.objective.error, **noise)
     options = step_options(config, train_source.num_examples)
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 

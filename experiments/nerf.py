@@ -54,11 +54,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     Raises:
       UserError: where there is no such preset.
     """
-    config = config_lib.base_config()
-    config.experiment = "nerf"
-    config.preset = preset
-    config.data = _scenes.data_section()
-    config.model = ConfigDict()
+    config = _scenes.base_config("nerf", preset)
     config.model.depth = 4
     config.model.width = 64
     config.model.skip = 0  # The layer, from 1, after which the place is seen again; 0 for none.
@@ -82,29 +78,21 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.mesh.density = 10.0  # --mode=mesh: the density that the surface has.
     config.mesh.half_side = 1.5  # --mode=mesh: of the box around what cameras look at.
 
-    _scenes.run_sections(config)
     config.optim.learning_rate = 5e-3
     return config_lib.apply_preset(config, _PRESETS)
 
 
-def _lego(config: ConfigDict) -> None:
-    config.data.name = "files"
-    config.train.duration = "4000 steps"
-
-
 def _fern(config: ConfigDict) -> None:
-    config.data.name = "files"
+    _scenes.small_run_on_files(config)
     config.data.factor = 8
     config.data.background = "black"
     config.data.ndc = True
-    config.train.duration = "4000 steps"
 
 
 def _fox(config: ConfigDict) -> None:
-    config.data.name = "files"
+    _scenes.small_run_on_files(config)
     config.data.factor = 2
     config.data.background = "black"
-    config.train.duration = "4000 steps"
 
 
 def _paper(config: ConfigDict) -> None:
@@ -157,7 +145,7 @@ def _tiny(config: ConfigDict) -> None:
 
 _PRESETS = {
     "default": lambda config: None,
-    "lego": _lego,
+    "lego": _scenes.small_run_on_files,
     "fern": _fern,
     "fox": _fox,
     "blender": _blender,
@@ -176,30 +164,24 @@ def validate(config: ConfigDict) -> None:
       UserError: for the first value out of range, and for keys that do not go together.
     """
     at_least, one_of = config_lib.at_least, config_lib.one_of
-    rules = (
-        config_lib.base_rules()
-        | _scenes.rules()
-        | {
-            "model.depth": at_least(1),
-            "model.width": at_least(1),
-            "model.skip": at_least(0),
-            "model.color_width": at_least(1),
-            "model.position_frequencies": at_least(0),
-            "model.direction_frequencies": at_least(0),
-            "model.encoding": one_of(*CONVENTIONS),
-            "rendering.num_coarse": at_least(3),
-            "rendering.num_fine": at_least(0),
-            "rendering.spacing": one_of("depth", "disparity"),
-            "rendering.density_noise": at_least(0.0),
-            "rendering.convention": one_of("paper", "code"),
-            "mesh.resolution": at_least(2),
-            "mesh.density": config_lib.positive,
-            "mesh.half_side": config_lib.positive,
-        }
-    )
-    config_lib.check(config, rules)
-    config_lib.check_optimizer(config)
-    _scenes.check_data(config)
+    rules = {
+        "model.depth": at_least(1),
+        "model.width": at_least(1),
+        "model.skip": at_least(0),
+        "model.color_width": at_least(1),
+        "model.position_frequencies": at_least(0),
+        "model.direction_frequencies": at_least(0),
+        "model.encoding": one_of(*CONVENTIONS),
+        "rendering.num_coarse": at_least(3),
+        "rendering.num_fine": at_least(0),
+        "rendering.spacing": one_of("depth", "disparity"),
+        "rendering.density_noise": at_least(0.0),
+        "rendering.convention": one_of("paper", "code"),
+        "mesh.resolution": at_least(2),
+        "mesh.density": config_lib.positive,
+        "mesh.half_side": config_lib.positive,
+    }
+    _scenes.check(config, rules)
     model = config.model
     if model.skip > model.depth - 1:
         raise UserError(

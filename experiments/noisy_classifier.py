@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +166,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     options = step_options(config, train_source.num_examples)
     steps = np.unique(np.linspace(0, process.num_steps - 1, config.eval.num_levels).round().astype(int))
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 

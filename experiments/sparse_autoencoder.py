@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -190,7 +189,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     objective = objectives.remembering_images(objectives.beside_plain(sparse, plain))
     options = step_options(config, train_source.num_examples)
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = objectives.twins(model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"])
         images = objectives.any_images(rng.stream(key, "images"), (config.train.batch_size, *shape))
         return init_state(params, options["tx"], key, model_state=images, ema=options["ema"] is not None)

@@ -52,22 +52,12 @@ def get_config(preset: str = "default") -> ConfigDict:
     Raises:
       UserError: where there is no such preset.
     """
-    config = config_lib.base_config()
-    config.experiment = "tiny_nerf"
-    config.preset = preset
-    config.data = _scenes.data_section()
-    config.model = ConfigDict()
+    config = _scenes.base_config("tiny_nerf", preset)
     config.model.hidden = (128, 128, 128)
     config.model.frequencies = 6  # L of the positional encoding.
     config.model.samples = 48  # Of a ray.
-    _scenes.run_sections(config)
     config.optim.learning_rate = 2e-3
     return config_lib.apply_preset(config, _PRESETS)
-
-
-def _lego(config: ConfigDict) -> None:
-    config.data.name = "files"
-    config.train.duration = "4000 steps"
 
 
 def _tiny(config: ConfigDict) -> None:
@@ -77,7 +67,7 @@ def _tiny(config: ConfigDict) -> None:
     config.model.samples = 8
 
 
-_PRESETS = {"default": lambda config: None, "lego": _lego, "tiny": _tiny}
+_PRESETS = {"default": lambda config: None, "lego": _scenes.small_run_on_files, "tiny": _tiny}
 
 
 def validate(config: ConfigDict) -> None:
@@ -94,9 +84,7 @@ def validate(config: ConfigDict) -> None:
         "model.frequencies": config_lib.at_least(0),
         "model.samples": config_lib.at_least(2),
     }
-    config_lib.check(config, config_lib.base_rules() | _scenes.rules() | rules)
-    config_lib.check_optimizer(config)
-    _scenes.check_data(config)
+    _scenes.check(config, rules)
     if config.data.ndc or config.data.background == "random":
         raise UserError(
             "tiny_nerf knows neither normalised device coordinates nor random backgrounds; leave config.data.ndc and "

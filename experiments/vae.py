@@ -15,7 +15,6 @@ Presets (--preset=...):
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from ml_collections import ConfigDict
 from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Source, UserError
+from gen_jax.contracts import Experiment, Key, Source, UserError
 from gen_jax.families.vae import evaluation, models, objectives, pictures, sampling
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
@@ -194,7 +193,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     )
     options = step_options(config, train_source.num_examples)
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
