@@ -214,12 +214,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> nn.Module:
     }
     if m.network == "mlp":
         return models.MLPAutoencoder((height, width, channels), (*m.hidden, m.code_size), **options)
-    shrink = 2 ** len(m.channels)
-    if height % shrink or width % shrink or not m.channels:
-        raise UserError(
-            f"The convolutional autoencoder of {len(m.channels)} stages takes images whose sides divide by {shrink}, "
-            f"not {height}x{width}; change config.model.channels, or use config.model.network=mlp."
-        )
+    _images.check_stages(config, image_shape, "autoencoder")
     return models.ConvAutoencoder((height, width, channels), tuple(m.channels), m.code_size, **options)
 
 

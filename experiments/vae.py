@@ -239,12 +239,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> models.VAE:
         encoder = models.MLPEncoder(m.latent_dim, tuple(m.hidden), activation, m.dropout)
         decoder = models.MLPDecoder(output_shape, tuple(reversed(m.hidden)), activation, m.dropout)
     else:
-        shrink = 2 ** len(m.channels)
-        if height % shrink or width % shrink or not m.channels:
-            raise UserError(
-                f"The convolutional VAE of {len(m.channels)} stages takes images whose sides divide by {shrink}, not "
-                f"{height}x{width}; change config.model.channels, or use config.model.network=mlp."
-            )
+        _images.check_stages(config, image_shape, "VAE")
         encoder = models.ConvEncoder(m.latent_dim, tuple(m.channels), m.dense, activation, m.dropout)
         decoder = models.ConvDecoder(output_shape, tuple(m.channels), m.dense, activation, m.dropout)
     return models.VAE(encoder, decoder, m.likelihood, m.variance, m.fixed_std)
