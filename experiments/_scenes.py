@@ -19,7 +19,7 @@ from gen_jax.data.rays import RayBatches, ray_sources
 from gen_jax.data.scene_formats import load_scene
 from gen_jax.data.scenes import Reading, Scene
 from gen_jax.eval import lpips
-from gen_jax.eval.image_quality import psnr, ssim
+from gen_jax.eval.image_quality import SSIM_WINDOW, psnr, ssim
 from gen_jax.families.nerf import pictures, views
 from gen_jax.families.nerf.objectives import BACKGROUNDS
 from gen_jax.ops.camera_paths import (
@@ -34,11 +34,6 @@ from gen_jax.ops.cameras import Camera
 from gen_jax.ops.volume_rendering import over
 from gen_jax.train import parallel
 from gen_jax.train.state import TrainState
-
-# The side of SSIM's window.
-_WINDOW = 11
-# The least side that the networks of LPIPS can halve so often.
-_LEAST_LPIPS = 32
 
 # From parameters, a camera and a pose [3, 4] to the whole view, compiled.
 Render = Callable[[Params, Camera, Any], views.View]
@@ -320,11 +315,11 @@ def likeness_of(config: ConfigDict, source: Source) -> dict[str, Likeness]:
       UserError: where the weights cannot be read.
     """
     found: dict[str, Likeness] = {"psnr_whole": psnr}
-    if min(source.example_shape[:2]) >= _WINDOW:
+    if min(source.example_shape[:2]) >= SSIM_WINDOW:
         found["ssim"] = ssim
-    if config.eval.lpips and min(source.example_shape[:2]) < _LEAST_LPIPS:
+    if config.eval.lpips and min(source.example_shape[:2]) < lpips.LEAST_SIDE:
         raise UserError(
-            f"config.eval.lpips needs views of {_LEAST_LPIPS} pixels or more a side, and these are of "
+            f"config.eval.lpips needs views of {lpips.LEAST_SIDE} pixels or more a side, and these are of "
             f"{source.example_shape[1]}x{source.example_shape[0]}; leave it out."
         )
     if config.eval.lpips:
@@ -398,6 +393,6 @@ def draw_frame(state: TrainState, *, test_source: Source, render: Render, config
     truth, camera, pose = next(held_out(test_source, 1, config.data.background))
     view = pictures.to_host(render(jax.device_put(state.eval_params), camera, pose))
     image = np.asarray(view.color)
-    likeness = f", SSIM {ssim(image, truth):.3f}" if min(truth.shape[:2]) >= _WINDOW else ""
+    likeness = f", SSIM {ssim(image, truth):.3f}" if min(truth.shape[:2]) >= SSIM_WINDOW else ""
     # So short that the images say how wide the frame is, whatever the numbers.
     return Grid(f"{psnr(image, truth):.2f} dB{likeness}", pictures.compare([truth], [view], [""]).images)
