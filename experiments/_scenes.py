@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
-from gen_jax.contracts import Grid, Mesh, Params, Picture, Shot, Source, UserError
+from gen_jax.contracts import Array, Grid, Key, Mesh, Params, Picture, Shot, Source, UserError
 from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import RayBatches, ray_sources
 from gen_jax.data.scene_formats import load_scene
@@ -28,6 +28,7 @@ from gen_jax.ops.camera_paths import (
     one_sided_outlook,
     orbit_outlook,
     path_poses,
+    pose_at,
     spiral_outlook,
 )
 from gen_jax.ops.cameras import Camera
@@ -214,12 +215,13 @@ def looks(train_source: Source, test_source: Source, *, render: Render, config: 
       config: of the run.
 
     Returns:
-      `assess`, `pictures`, `frame`, `fly` and `headline`.
+      `assess`, `sample`, `pictures`, `frame`, `fly` and `headline`.
     """
     shown: dict[str, Any] = {"render": render, "config": config}
     judge = functools.partial(assess, test_source=test_source, likeness=likeness_of(config, train_source), **shown)
     return {
         "assess": judge if config.eval.num_views else None,
+        "sample": functools.partial(sample, source=train_source, render=render),
         "pictures": functools.partial(draw, train_source=train_source, test_source=test_source, **shown),
         "frame": functools.partial(draw_frame, test_source=test_source, **shown),
         "fly": functools.partial(shots, source=train_source, render=render, ndc=config.data.ndc),
@@ -354,6 +356,12 @@ def draw(
         "views": pictures.compare(truths, seen, names),
         "flight": pictures.flight(along, f"{path.capitalize()} of {len(along)} views, and their depths"),
     }
+
+
+def sample(state: TrainState, keys: Key, *, source: Source, render: Render) -> Array:
+    """Views from random places of the scene's path, [n, H, W, 3]; view i from key i alone."""
+    at, camera = pose_at(source.notes["path"], outlook_of(source)), camera_of(source)
+    return jax.lax.map(lambda key: render(state.eval_params, camera, at(jax.random.uniform(key))).color, keys)
 
 
 def fly(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[views.View]:

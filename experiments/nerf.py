@@ -34,7 +34,6 @@ from gen_jax.families.nerf import evaluation, models, objectives, views
 from gen_jax.families.nerf.objectives import NeRF
 from gen_jax.families.nerf.rendering import Sampling
 from gen_jax.families.nerf.surface import extract_mesh
-from gen_jax.ops.camera_paths import pose_at
 from gen_jax.ops.cameras import Camera
 from gen_jax.ops.encodings import CONVENTIONS
 from gen_jax.train.optimizer import step_options
@@ -227,7 +226,6 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         ),
         eval_step=make_eval_step(functools.partial(evaluation.view_values, nerf=nerf)),
         report=evaluation.report,
-        sample=functools.partial(sample, nerf=nerf, source=train_source),
         steps_per_call=config.train.steps_per_call,
         mesh=functools.partial(mesh_of, nerf=nerf, source=train_source, config=config),
         **_scenes.looks(train_source, test_source, render=render, config=config),
@@ -269,16 +267,6 @@ def _render(params: Params, camera: Camera, pose: Array, *, nerf: NeRF, source: 
     """A whole view of the size of the scene's photographs."""
     height, width = source.example_shape[:2]
     return views.render_view(nerf, params, camera, pose, height, width)
-
-
-def sample(state: TrainState, keys: Key, *, nerf: NeRF, source: Source) -> Array:
-    """Views from random places of the scene's path, [n, H, W, 3]; view i from key i alone."""
-    at, camera = pose_at(source.notes["path"], _scenes.outlook_of(source)), _scenes.camera_of(source)
-
-    def one(key: Key) -> Array:
-        return _render(state.eval_params, camera, at(jax.random.uniform(key)), nerf=nerf, source=source).color
-
-    return jax.lax.map(one, keys)
 
 
 def mesh_of(state: TrainState, *, nerf: NeRF, source: Source, config: ConfigDict) -> Mesh:

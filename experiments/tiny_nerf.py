@@ -30,7 +30,6 @@ from gen_jax.families.nerf.losses import psnr
 from gen_jax.families.nerf.objectives import target_color
 from gen_jax.families.nerf.views import View
 from gen_jax.nn.precision import apply_in_param_dtype
-from gen_jax.ops.camera_paths import pose_at
 from gen_jax.ops.cameras import Camera, pixel_centers, ray
 from gen_jax.ops.encodings import positional_encoding
 from gen_jax.ops.volume_rendering import Rendered, composite, stratified_depths
@@ -225,10 +224,6 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         params = model.init(rng.stream(key, "init"), jnp.zeros(3 + 6 * frequencies))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
-    def sample(state: TrainState, keys: Key) -> Array:
-        at, camera = pose_at(notes["path"], _scenes.outlook_of(train_source)), _scenes.camera_of(train_source)
-        return jax.lax.map(lambda key: whole(state.eval_params, camera, at(jax.random.uniform(key))).color, keys)
-
     shown: dict[str, Any] = {"render": jax.jit(whole), "config": config}
     return Experiment(
         train_source=train_source,
@@ -239,7 +234,6 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         ),
         eval_step=make_eval_step(functools.partial(view_values, see=see, behind=behind)),
         report=report,
-        sample=sample,
         steps_per_call=config.train.steps_per_call,
         **_scenes.looks(train_source, test_source, **shown),
     )
