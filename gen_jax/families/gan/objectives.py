@@ -414,7 +414,7 @@ def spread(x: Array, axis_name: str | None = None) -> Array:
 
 def _dropout_keys(network: nn.Module, key: Key, kind: str, batch: Batch) -> Key | None:
     """[B] keys, or None for a network that has no dropout."""
-    if not hasattr(network, "dropout_rate"):
+    if not hasattr(network, "dropout"):
         return None
     return rng.per_example(rng.stream(key, f"{kind}_dropout"), batch["index"])
 

@@ -24,8 +24,8 @@ _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_le
 
 def _model(likelihood: str = "bernoulli", variance: str = "pixel", dropout: float = 0.0) -> VAE:
     outputs = (*_SHAPE[:2], _SHAPE[2] * outputs_per_channel(likelihood, variance))
-    encoder = MLPEncoder(3, (8,), dropout_rate=dropout)
-    return VAE(encoder, MLPDecoder(outputs, (8,), dropout_rate=dropout), likelihood, variance)
+    encoder = MLPEncoder(3, (8,), dropout=dropout)
+    return VAE(encoder, MLPDecoder(outputs, (8,), dropout=dropout), likelihood, variance)
 
 
 @functools.lru_cache
@@ -295,7 +295,7 @@ def test_convolutional_vae_learns_one_batch_in_bfloat16():
     """The whole objective in a train step of mixed precision lowers its loss on a repeated batch."""
     shape = (8, 8, 1)
     outputs = (8, 8, outputs_per_channel("discretized_logistic", "pixel"))
-    encoder, decoder = ConvEncoder(2, (4,), 8, dropout_rate=0.1), ConvDecoder(outputs, (4,), 8)
+    encoder, decoder = ConvEncoder(2, (4,), 8, dropout=0.1), ConvDecoder(outputs, (4,), 8)
     model = VAE(encoder, decoder, "discretized_logistic")
     tx = optax.adam(3e-3)
     params = _jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
