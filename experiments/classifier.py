@@ -147,7 +147,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         test_source=test_source,
         init=init,
         train_step=make_train_step(functools.partial(objectives.objective, model=model), **options),
-        eval_step=make_eval_step(functools.partial(evaluation.values, model=model)),
+        eval_step=make_eval_step(functools.partial(evaluation.class_values, model=model)),
         report=evaluation.report,
         assess=functools.partial(assess, model=model, test_source=test_source),
         sample=lambda state, keys: climb(state.eval_params, keys),

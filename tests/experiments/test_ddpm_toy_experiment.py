@@ -51,7 +51,7 @@ class Exact(nn.Module):
     std: float
 
     @nn.compact
-    def __call__(self, x, time, label=None, keys=None):
+    def __call__(self, x, time, label=None, dropout_keys=None):
         self.param("nothing", nn.initializers.zeros_init(), (1,))
         t = jnp.asarray(time, jnp.int32)
         signal, noise = at(self.process.signal, t, x), at(self.process.noise, t, x)

@@ -27,8 +27,8 @@ def objective(
 
     Args:
       params: of the model.
-      model_state: passed through.
-      key: the step's key.
+      model_state: {}.
+      key: of this step.
       batch: `image` [B, H, W, C] uint8, `label` [B] and `index` [B].
       model: the classifier.
 

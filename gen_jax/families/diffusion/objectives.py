@@ -30,7 +30,7 @@ class Diffusion(NamedTuple):
 
     Attributes:
       process: the process.
-      model: `(x_t [B, ...], time [B], *, keys [B] | None) -> output`, and `label [B]` as well where there are classes.
+      model: `(x_t [B, ...], time [B], *, dropout_keys [B] | None) -> output`; with classes it takes `label [B]` as well.
       prediction: what it predicts, one of `parameterization.PREDICTIONS`.
       variance: of a reverse step, one of `parameterization.VARIANCES`.
       num_classes: K; 0 for a model without labels. The label K stands for none.
@@ -43,19 +43,21 @@ class Diffusion(NamedTuple):
     num_classes: int = 0
 
 
-def predictor(diffusion: Diffusion, params: Params, label: Array | None = None, keys: Key | None = None) -> Predict:
+def predictor(
+    diffusion: Diffusion, params: Params, label: Array | None = None, dropout_keys: Key | None = None
+) -> Predict:
     """The network as samplers and likelihoods take it.
 
     Args:
       diffusion: the model.
       params: of the network.
       label: [B] of the examples; None for none.
-      keys: [B] of dropout; None for none.
+      dropout_keys: [B] of dropout; None for none.
 
     Returns:
       `(x_t [B, ...], time [B]) -> output`.
     """
-    options: dict[str, Any] = {"keys": keys}
+    options: dict[str, Any] = {"dropout_keys": dropout_keys}
     if diffusion.num_classes:
         options["label"] = label
 
@@ -118,7 +120,7 @@ def objective(
     Args:
       params: of the network.
       model_state: of `init_model_state`.
-      key: the step's key.
+      key: of this step.
       batch: as `ops.pixels.examples_of` reads it, with `index` [B], and with `label` [B] where the model has classes.
       diffusion: the model.
       loss: "simple", a weighted squared error of the prediction; "hybrid", L_simple + λ L_vlb; or "vlb", the bound in
@@ -171,7 +173,7 @@ def draw_steps(
     """The step of every example of a batch, and its weight.
 
     Args:
-      key: the step's key.
+      key: of this step.
       index: [B] the global number of each example.
       process: the process.
       model_state: of `init_model_state`.

@@ -133,7 +133,7 @@ def objective(
     Args:
       params: of `init_params`.
       model_state: {}.
-      key: the step's key.
+      key: of this step.
       batch: of `data.rays.RayBatches.batch`.
       nerf: the model.
 

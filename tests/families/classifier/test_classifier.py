@@ -102,7 +102,7 @@ def test_dropout_belongs_to_the_example(params):
 def test_values_are_of_each_example_without_dropout(params):
     """Each test image has its own cross-entropy and whether it is right; the report has per cent and nats."""
     batch = batch_of(8)
-    found = evaluation.values(params, rng.root(0), batch, model=MODEL)
+    found = evaluation.class_values(params, rng.root(0), batch, model=MODEL)
     _, logits = slow_network(params, batch["image"] / 255)
     expected = -scipy.special.log_softmax(logits, axis=1)[np.arange(8), batch["label"]]
     np.testing.assert_allclose(found["cross_entropy"], expected, rtol=1e-4)

@@ -39,7 +39,7 @@ class Table(nn.Module):
     by: str = "time"
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, label: Array | None = None, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, label: Array | None = None, *, dropout_keys: Key | None = None) -> Array:
         table = self.param("table", nn.initializers.normal(), (20,))
         chosen = table[time if self.by == "time" else label]
         return jnp.broadcast_to(chosen.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
@@ -52,7 +52,7 @@ class Scaled(nn.Module):
     halves: int = 1
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, *, dropout_keys: Key | None = None) -> Array:
         weight = self.param("weight", nn.initializers.normal(), (self.num_steps,))
         # The flow tells floating-point times, here those of the steps.
         weight = weight[jnp.round(time).astype(jnp.int32)].reshape(-1, *[1] * (x.ndim - 1))
@@ -66,7 +66,7 @@ class Best(nn.Module):
     std: float
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, *, dropout_keys: Key | None = None) -> Array:
         scale = self.param("scale", nn.initializers.ones_init(), (1,))
         signal, noise = (jnp.asarray(a, x.dtype)[time] for a in (THOUSAND.signal, THOUSAND.noise))
         best = functools.partial(best_epsilon, centres=np.array(self.centres), std=self.std)
