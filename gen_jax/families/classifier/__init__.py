@@ -6,6 +6,8 @@ Papers:
   * "Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps", Simonyan et al.,
     2014 (arXiv:1312.6034): the images that a class's score is greatest for.
 
+The network has no `models.py` here: it is `gen_jax.nn.small_classifier`, since `gen_jax.eval.features` runs it as well.
+
 Symbols:
   x       an image, [H, W, C] in [0, 1]
   c       a class, from 0 to K − 1

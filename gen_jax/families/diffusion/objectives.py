@@ -30,7 +30,8 @@ class Diffusion(NamedTuple):
 
     Attributes:
       process: the process.
-      model: `(x_t [B, ...], time [B], *, dropout_keys [B] | None) -> output`; with classes it takes `label [B]` as well.
+      model: `(x_t [B, ...], time [B], *, dropout_keys [B] | None) -> output`, and `label [B]` as well where there are
+        classes.
       prediction: what it predicts, one of `parameterization.PREDICTIONS`.
       variance: of a reverse step, one of `parameterization.VARIANCES`.
       num_classes: K; 0 for a model without labels. The label K stands for none.
