@@ -217,7 +217,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         likelihood_step=make_eval_step(functools.partial(evaluation.likelihood_values, **tested, **importance)),
         report=functools.partial(evaluation.report, num_dims=num_dims, exact=is_likelihood(config)),
         sample=lambda state, keys: sampling.sample_prior(state.eval_params, keys, model=model),
-        pictures=lambda state: pictures.pictures(state.eval_params, state.key, **shown),
+        pictures=lambda state: pictures.image_pictures(state.eval_params, state.key, **shown),
         headline=("elbo_nats", "score_nats", "iwae_nats", "bits_per_dim", "active_units"),
         steps_per_call=config.train.steps_per_call,
     )
