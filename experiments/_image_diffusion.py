@@ -35,12 +35,7 @@ def base_config(experiment: str, preset: str) -> ConfigDict:
     config.process = _diffusion.process_section()
 
     config.model = ConfigDict()
-    config.model.channels = 16
-    config.model.channel_mult = (1, 2, 4)  # Of each level, from the image inwards.
-    config.model.num_blocks = 1  # Residual blocks a level.
-    config.model.attention_at = (7,)  # Heights of the feature maps that have attention; the middle always has.
-    config.model.dropout = 0.0
-    config.model.remat = False  # Whether activations are computed again for the gradient, to save memory.
+    _diffusion.add_network_keys(config)
     config.model.num_classes = 0
     config.model.prediction = "epsilon"  # epsilon | x0 | v | score
     config.model.variance = "fixed_large"  # fixed_large | fixed_small | beta | learned
@@ -170,14 +165,10 @@ def base_rules() -> dict[str, config_lib.Rule]:
         config_lib.base_rules()
         | _diffusion.process_rules()
         | _diffusion.sampler_rules()
+        | _diffusion.network_rules()
         | _guidance.rules()
         | _images.judge_rules()
         | {
-            "model.channels": lambda value: None if value >= 4 and value % 2 == 0 else "an even number of at least 4",
-            "model.channel_mult": config_lib.each(at_least(1)),
-            "model.num_blocks": at_least(1),
-            "model.attention_at": config_lib.each(at_least(1)),
-            "model.dropout": config_lib.between(0.0, 1.0),
             "model.num_classes": at_least(0),
             "model.prediction": one_of(*parameterization.PREDICTIONS),
             "model.variance": one_of(*parameterization.VARIANCES),
@@ -186,7 +177,7 @@ def base_rules() -> dict[str, config_lib.Rule]:
             "objective.min_snr_gamma": config_lib.positive,
             "objective.vlb_weight": at_least(0.0),
             "objective.steps": one_of(*objectives.STEPS),
-            "objective.label_dropout": lambda value: None if 0 <= value <= 1 else "a number from 0 to 1",
+            "objective.label_dropout": config_lib.share,
             "eval.bound": one_of("whole", "estimate"),
             "eval.bound_chunk": at_least(1),
             "eval.flow_steps": at_least(0),

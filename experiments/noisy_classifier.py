@@ -56,13 +56,9 @@ def get_config(preset: str = "default") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.num_classes = 10
-    config.model.channels = 16
-    config.model.channel_mult = (1, 2, 4)  # Of each level, from the image inwards.
-    config.model.num_blocks = 1  # Residual blocks a level.
-    config.model.attention_at = (7,)  # Heights of the feature maps that have attention; the middle always has.
+    _diffusion.add_network_keys(config)
     config.model.head_channels = 16  # Of each head of attention.
     config.model.dropout = 0.1
-    config.model.remat = False  # Whether activations are computed again for the gradient, to save memory.
 
     config.optim.name = "adamw"
     config.optim.learning_rate = 1e-3
@@ -130,14 +126,10 @@ def validate(config: ConfigDict) -> None:
     rules = (
         config_lib.base_rules()
         | _diffusion.process_rules()
+        | _diffusion.network_rules()
         | {
             "model.num_classes": at_least(2),
-            "model.channels": lambda value: None if value >= 4 and value % 2 == 0 else "an even number of at least 4",
-            "model.channel_mult": config_lib.each(at_least(1)),
-            "model.num_blocks": at_least(1),
-            "model.attention_at": config_lib.each(at_least(1)),
             "model.head_channels": at_least(1),
-            "model.dropout": config_lib.between(0.0, 1.0),
             "eval.num_levels": at_least(1),
         }
     )

@@ -17,7 +17,9 @@ from gen_jax.families.vae.models import VAE
 from gen_jax.nn.precision import apply_in_param_dtype
 
 
-def image_pictures(params: Params, key: Key, *, model: VAE, test_source: Source, binarization: str) -> dict[str, Picture]:
+def image_pictures(
+    params: Params, key: Key, *, model: VAE, test_source: Source, binarization: str
+) -> dict[str, Picture]:
     """Draws what a person wants to see of a VAE.
 
     Args:
