@@ -1,4 +1,4 @@
-"""What the experiments on diffusion share: the process and the sampler of a config, and the initial state."""
+"""What the experiments on diffusion share: the process, the network and the sampler of a config, and the first state."""
 
 from __future__ import annotations
 
