@@ -1,4 +1,4 @@
-"""What the experiments on diffusion share: the process, the network and the sampler of a config, and the first state."""
+"""What the experiments on diffusion share: the process, the network and the sampler of a config, and its state."""
 
 from __future__ import annotations
 
