@@ -29,7 +29,7 @@ import gen_jax
 from experiments import vae
 from gen_jax import rng, runtime
 from gen_jax.data import load_images
-from gen_jax.families.vae import elbo, elbo_monte_carlo, iwae_bound, log_importance_weight, losses, sampling
+from gen_jax.families.vae import elbo, elbo_monte_carlo, iwae_bound, log_importance_weight, objectives, sampling
 from gen_jax.families.vae.models import reparameterize
 from gen_jax.ops.distributions import gaussian_kl, gaussian_log_likelihood
 from gen_jax.train import loop
@@ -278,8 +278,8 @@ z1 = 1.0  # @param {"type": "slider", "min": -3, "max": 3, "step": 0.1}
 z2 = 0.5  # @param {"type": "slider", "min": -3, "max": 3, "step": 0.1}
 
 key = rng.stream(root, "explore")
-x = losses.observe(rng.stream(key, "observe"), jnp.asarray(test.images[number]), "bernoulli", "dynamic")[None]
-_, _, log_px_z, log_pz, log_qz_x = losses.infer(
+x = objectives.observe(rng.stream(key, "observe"), jnp.asarray(test.images[number]), "bernoulli", "dynamic")[None]
+_, _, log_px_z, log_pz, log_qz_x = objectives.infer(
     params, key, x, jnp.arange(1), model=model, num_samples=4096, dropout=False
 )
 log_w = log_importance_weight(log_px_z, log_pz, log_qz_x)[0]

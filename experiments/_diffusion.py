@@ -1,4 +1,4 @@
-"""What the experiments on diffusion share: the process and the sampler of a config, and the initial state."""
+"""What the experiments on diffusion share: the process, the network and the sampler of a config, and its state."""
 
 from __future__ import annotations
 
@@ -44,6 +44,28 @@ def sampler_section() -> ConfigDict:
     return section
 
 
+def add_network_keys(config: ConfigDict) -> None:
+    """Adds the keys of a U-Net, or of the inward half of one, to the section `model`: of a size for two CPU cores."""
+    config.model.channels = 16
+    config.model.channel_mult = (1, 2, 4)  # Of each level, from the image inwards.
+    config.model.num_blocks = 1  # Residual blocks a level.
+    config.model.attention_at = (7,)  # Heights of the feature maps that have attention; the middle always has.
+    config.model.dropout = 0.0
+    config.model.remat = False  # Whether activations are computed again for the gradient, to save memory.
+
+
+def network_rules() -> dict[str, config_lib.Rule]:
+    """What the keys of `add_network_keys` must satisfy."""
+    at_least = config_lib.at_least
+    return {
+        "model.channels": lambda value: None if value >= 4 and value % 2 == 0 else "an even number of at least 4",
+        "model.channel_mult": config_lib.each(at_least(1)),
+        "model.num_blocks": at_least(1),
+        "model.attention_at": config_lib.each(at_least(1)),
+        "model.dropout": config_lib.between(0.0, 1.0),
+    }
+
+
 def process_rules() -> dict[str, config_lib.Rule]:
     """What the keys of `process_section` must satisfy."""
     return {
@@ -59,7 +81,7 @@ def sampler_rules() -> dict[str, config_lib.Rule]:
         "sampler.num_steps": config_lib.at_least(0),
         "sampler.variance": config_lib.optional(config_lib.one_of(*parameterization.VARIANCES[:-1])),
         "sampler.spacing": config_lib.optional(config_lib.one_of(*process.SPACINGS)),
-        "sampler.eta": lambda value: None if 0 <= value <= 1 else "a number from 0 to 1",
+        "sampler.eta": config_lib.share,
     }
 
 
@@ -186,8 +208,3 @@ def init(
     params = diffusion.model.init(rng.stream(key, "init"), x, time, **label)["params"]
     model_state = objectives.init_model_state(diffusion, steps)
     return init_state(params, options["tx"], key, model_state=model_state, ema=options["ema"] is not None)
-
-
-def keys_of(state: TrainState, name: str, count: int) -> Key:
-    """[count] keys of a run's own, for what a name says."""
-    return rng.per_example(rng.stream(state.key, name), jnp.arange(count))

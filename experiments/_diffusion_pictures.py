@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import _diffusion, _guidance
+from gen_jax import rng
 from gen_jax.contracts import Array, Grid, Key, Params, Picture, Source, Terms
 from gen_jax.families import diffusion as family
 from gen_jax.families.diffusion import evaluation, objectives, pictures
@@ -45,9 +46,9 @@ def sample(
     return family.sample(sampler, keys, shape, finish=family.to_unit)
 
 
-def draw_samples(compiled: Callable[..., Array], state: TrainState, name: str, count: int) -> np.ndarray:
+def samples_of(state: TrainState, name: str, count: int, *, sample: Callable[..., Array]) -> np.ndarray:
     """[count, H, W, C] samples of a run by keys of its own, for what a name says."""
-    return np.asarray(compiled(state, _diffusion.keys_of(state, name, count)))
+    return np.asarray(sample(state, rng.numbered(state.key, name, count)))
 
 
 def chain_of(
@@ -126,19 +127,19 @@ def by_scale(
     return family.sample(_diffusion.make_sampler(config, diffusion, predict), keys, shape)
 
 
-def painter(
+def compiled_draw(
     *,
-    draw: Callable[..., Array],
+    sample: Callable[..., Array],
     test_source: Source,
     config: ConfigDict,
     diffusion: Diffusion,
     shape: tuple[int, ...],
     guided: _guidance.Guided,
 ) -> Callable[[TrainState], dict[str, Picture]]:
-    """`paint` with functions that are compiled when they are first called.
+    """`draw` with functions that are compiled when they are first called.
 
     Args:
-      draw: `(state, keys) -> images`, compiled.
+      sample: `(state, keys) -> images`, compiled.
       test_source: of the test images.
       config: the resolved config.
       diffusion: the model.
@@ -151,8 +152,8 @@ def painter(
     model: dict[str, Any] = {"config": config, "diffusion": diffusion}
     steps = pictures.curve_steps(diffusion.process.num_steps)
     return functools.partial(
-        paint,
-        draw=draw,
+        draw,
+        sample=sample,
         chain=jax.jit(functools.partial(chain_of, shape=shape, guided=guided, **model)),
         terms=jax.jit(functools.partial(evaluation.terms_at, diffusion=diffusion, steps=steps)),
         fill=jax.jit(functools.partial(fill_in, **model)),
@@ -162,10 +163,10 @@ def painter(
     )
 
 
-def paint(
+def draw(
     state: TrainState,
     *,
-    draw: Callable[..., Array],
+    sample: Callable[..., Array],
     chain: Callable[..., tuple[Array, Array]],
     terms: Callable[..., Terms],
     fill: Callable[..., Array],
@@ -178,7 +179,7 @@ def paint(
 
     Args:
       state: of the run.
-      draw: `(state, keys) -> images`, compiled.
+      sample: `(state, keys) -> images`, compiled.
       chain: `chain_of`, compiled.
       terms: `(params, key, batch)` to the terms of the bound at `pictures.curve_steps`, compiled.
       fill: `fill_in` of `(params, keys, known, mask, label)`, compiled.
@@ -192,8 +193,8 @@ def paint(
       `guidance` of a model that was trained with labels and without.
     """
     process = diffusion.process
-    found: dict[str, Picture] = {"samples": pictures.sample_grid(draw_samples(draw, state, "pictures", 100), 10)}
-    xs, x0s = chain(state, _diffusion.keys_of(state, "pictures", 9))
+    found: dict[str, Picture] = {"samples": pictures.sample_grid(samples_of(state, "pictures", 100, sample=sample), 10)}
+    xs, x0s = chain(state, rng.numbered(state.key, "pictures", 9))
     steps = _diffusion.kept_steps(config, process)
     found |= pictures.image_chain(np.asarray(xs), np.asarray(x0s), process.timesteps[steps][::-1])
     batch = next(iter(test_source.whole().evaluation()))
@@ -212,13 +213,13 @@ def guidance(state: TrainState, num_classes: int, scaled: Callable[..., Array]) 
     Args:
       state: of the run.
       num_classes: how many classes are shown.
-      scaled: as in `paint`.
+      scaled: as in `draw`.
 
     Returns:
       The picture.
     """
     scales = (0.0, 1.0, 2.0, 4.0)
-    keys, label = _diffusion.keys_of(state, "guidance", num_classes), jnp.arange(num_classes)
+    keys, label = rng.numbered(state.key, "guidance", num_classes), jnp.arange(num_classes)
     images = np.stack([np.asarray(scaled(state.eval_params, keys, label, scale=scale)) for scale in scales])
     rows = ("no label", "label, s = 1", *(f"s = {scale:g}" for scale in scales[2:]))
     return Grid(
@@ -235,7 +236,7 @@ def inpainting(state: TrainState, images: np.ndarray, label: np.ndarray, fill: C
       state: of the run.
       images: [n, H, W, C] uint8.
       label: [n] int.
-      fill: as in `paint`.
+      fill: as in `draw`.
 
     Returns:
       The picture.
@@ -244,7 +245,7 @@ def inpainting(state: TrainState, images: np.ndarray, label: np.ndarray, fill: C
     mask = (np.arange(images.shape[1]) < images.shape[1] // 2).astype(np.float32)[:, None, None]
     shown = [known, known * mask - (1 - mask)]
     for i in range(3):
-        keys = _diffusion.keys_of(state, f"inpainting_{i}", len(images))
+        keys = rng.numbered(state.key, f"inpainting_{i}", len(images))
         shown.append(np.asarray(fill(state.eval_params, keys, known, mask, label)))
     labels = ("image", "known", "filled in", "filled in", "filled in")
     return Grid(
@@ -254,9 +255,9 @@ def inpainting(state: TrainState, images: np.ndarray, label: np.ndarray, fill: C
     )
 
 
-def frame(state: TrainState, *, draw: Callable[..., Array]) -> Grid:
+def draw_frame(state: TrainState, *, sample: Callable[..., Array]) -> Grid:
     """The samples of the same 64 noises, to be seen change over training."""
-    return pictures.sample_grid(draw_samples(draw, state, "frame", 64), 8, "Samples of the same noise")
+    return pictures.sample_grid(samples_of(state, "frame", 64, sample=sample), 8, "Samples of the same noise")
 
 
 def _unit(images: np.ndarray) -> np.ndarray:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
 from gen_jax import rng
-from gen_jax.contracts import Array, Key, UserError
-from gen_jax.families.gan import losses, models, objectives, sampling
+from gen_jax.contracts import Array, Batch, Key, Terms, UserError
+from gen_jax.families.gan import evaluation, losses, models, objectives, sampling
 from gen_jax.train.game import Player, init_game, make_alternating_step
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState
-from gen_jax.train.step import TrainStep
+from gen_jax.train.step import TrainStep, masked_sums
 
 
 def section() -> ConfigDict:
@@ -187,6 +188,23 @@ def train_step(config: ConfigDict, turns: Sequence[Player], num_examples: int) -
     options = step_options(config, num_examples)
     shared = {key: options[key] for key in ("ema", "compute_dtype", "steps_per_call")}
     return make_alternating_step(turns, loss_of="discriminator", **shared)
+
+
+def eval_step(**known: Any) -> Callable[..., Terms]:
+    """An evaluation step, of both players as they play, which is without their average.
+
+    Args:
+      **known: what `families.gan.evaluation.game_values` takes besides the state and a batch.
+
+    Returns:
+      The step, as an `Experiment` has it.
+    """
+
+    def step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> Terms:
+        values = evaluation.game_values(state.params, state.model_state, state.key, batch, **known)
+        return masked_sums(values, batch["mask"], axis_name)
+
+    return step
 
 
 def sample(state: TrainState, keys: Key, *, networks: objectives.Networks) -> Array:

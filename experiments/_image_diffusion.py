@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from experiments import _diffusion, _diffusion_pictures, _guidance, _images
 from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Source, UserError
-from gen_jax.eval import features
 from gen_jax.families.diffusion import adm, evaluation, objectives, parameterization, unet
 from gen_jax.families.diffusion.objectives import Diffusion
 from gen_jax.train.optimizer import step_options
@@ -36,12 +35,7 @@ def base_config(experiment: str, preset: str) -> ConfigDict:
     config.process = _diffusion.process_section()
 
     config.model = ConfigDict()
-    config.model.channels = 16
-    config.model.channel_mult = (1, 2, 4)  # Of each level, from the image inwards.
-    config.model.num_blocks = 1  # Residual blocks a level.
-    config.model.attention_at = (7,)  # Heights of the feature maps that have attention; the middle always has.
-    config.model.dropout = 0.0
-    config.model.remat = False  # Whether activations are computed again for the gradient, to save memory.
+    _diffusion.add_network_keys(config)
     config.model.num_classes = 0
     config.model.prediction = "epsilon"  # epsilon | x0 | v | score
     config.model.variance = "fixed_large"  # fixed_large | fixed_small | beta | learned
@@ -60,10 +54,7 @@ def base_config(experiment: str, preset: str) -> ConfigDict:
     config.sampler.num_steps = 20
     config.guidance = _guidance.section()
 
-    # A file of weights or the workdir of a classifier, by whose features samples are judged; "" for the classifier
-    # of small grey images that comes with the package.
-    config.eval.features = ""
-    config.eval.num_samples = 10_000  # So many samples are compared with as many training images; 0 for none.
+    _images.add_judge_keys(config)
     config.eval.bound = "whole"  # --mode=eval: whole | estimate: the bound at all steps, or as at every evaluation.
     config.eval.bound_chunk = 1  # How many steps of the whole bound go through the network at once.
     config.eval.flow_steps = 0  # --mode=eval: steps of the probability-flow ODE's likelihood; 0 for none.
@@ -174,13 +165,10 @@ def base_rules() -> dict[str, config_lib.Rule]:
         config_lib.base_rules()
         | _diffusion.process_rules()
         | _diffusion.sampler_rules()
+        | _diffusion.network_rules()
         | _guidance.rules()
+        | _images.judge_rules()
         | {
-            "model.channels": lambda value: None if value >= 4 and value % 2 == 0 else "an even number of at least 4",
-            "model.channel_mult": config_lib.each(at_least(1)),
-            "model.num_blocks": at_least(1),
-            "model.attention_at": config_lib.each(at_least(1)),
-            "model.dropout": config_lib.between(0.0, 1.0),
             "model.num_classes": at_least(0),
             "model.prediction": one_of(*parameterization.PREDICTIONS),
             "model.variance": one_of(*parameterization.VARIANCES),
@@ -189,8 +177,7 @@ def base_rules() -> dict[str, config_lib.Rule]:
             "objective.min_snr_gamma": config_lib.positive,
             "objective.vlb_weight": at_least(0.0),
             "objective.steps": one_of(*objectives.STEPS),
-            "objective.label_dropout": lambda value: None if 0 <= value <= 1 else "a number from 0 to 1",
-            "eval.num_samples": lambda value: None if value == 0 or value >= 20 else "0, or at least 20",
+            "objective.label_dropout": config_lib.share,
             "eval.bound": one_of("whole", "estimate"),
             "eval.bound_chunk": at_least(1),
             "eval.flow_steps": at_least(0),
@@ -269,16 +256,13 @@ def build(
       UserError: where the network and the data do not go together, or the network by whose features samples are to be
         judged cannot be read.
     """
-    train_source, test_source = _images.sources_of(config, sources)
+    train_source, test_source = _images.labelled_sources_of(config, sources)
     shape = train_source.example_shape
     m, objective = config.model, config.objective
     model = build_model(config, shape)
     diffusion = Diffusion(_diffusion.make_process(config), model, m.prediction, m.variance, m.num_classes)
     _diffusion.kept_steps(config, diffusion.process)  # Refuses what cannot be sampled by before it is trained.
     options = step_options(config, train_source.num_examples)
-    load = functools.cache(functools.partial(features.load, config.eval.features, shape))
-    # Before training rather than after it; but a run whose files are gone still samples.
-    known = load() if sources is None and config.eval.num_samples else None
     loss = functools.partial(
         objectives.objective,
         diffusion=diffusion,
@@ -289,8 +273,9 @@ def build(
     classifier = _guidance.load_classifier(config, shape) if config.guidance.classifier else None
     guided = _guidance.make_guided(config, classifier)
     sampled = {"config": config, "diffusion": diffusion, "shape": shape, "guided": guided}
-    draw = functools.partial(_diffusion_pictures.sample, **sampled)
-    compiled = jax.jit(draw)
+    sample = functools.partial(_diffusion_pictures.sample, **sampled)
+    compiled = jax.jit(sample)
+    judge = _images.judge_of(config, sample, (train_source, test_source), fresh=sources is None)
     likelihood = {
         "diffusion": diffusion,
         "whole": config.eval.bound == "whole",
@@ -307,10 +292,10 @@ def build(
         eval_step=make_eval_step(functools.partial(evaluation.image_values, diffusion=diffusion)),
         likelihood_step=make_eval_step(functools.partial(evaluation.likelihood_values, **likelihood)),
         report=evaluation.image_report,
-        assess=_images.assessment(config, load, draw, (train_source, test_source)),
-        sample=draw,
-        pictures=_diffusion_pictures.painter(draw=compiled, test_source=test_source, **sampled),
-        frame=functools.partial(_diffusion_pictures.frame, draw=compiled),
-        headline=((f"frechet_distance_{known.name}",) if known else ()) + ("bits_per_dim", "l_simple"),
+        assess=judge.assess,
+        sample=sample,
+        pictures=_diffusion_pictures.compiled_draw(sample=compiled, test_source=test_source, **sampled),
+        frame=functools.partial(_diffusion_pictures.draw_frame, sample=compiled),
+        headline=(*judge.headline, "bits_per_dim", "l_simple"),
         steps_per_call=config.train.steps_per_call,
     )

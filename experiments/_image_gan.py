@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from experiments import _game, _images
 from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Picture, Source
-from gen_jax.eval import features
 from gen_jax.families.gan import evaluation, models, objectives, pictures, sampling
 from gen_jax.train.state import TrainState
-from gen_jax.train.step import masked_sums
 
 
 def base_config(experiment: str, preset: str) -> ConfigDict:
@@ -39,10 +36,7 @@ def base_config(experiment: str, preset: str) -> ConfigDict:
     config.model.conditioning = "projection"  # projection | embedding: how the discriminator is told.
     config.game = _game.section()
 
-    # A file of weights or the workdir of a classifier, by whose features samples are judged; "" for the classifier
-    # of small grey images that comes with the package.
-    config.eval.features = ""
-    config.eval.num_samples = 10_000  # So many samples are compared with as many training images; 0 for none.
+    _images.add_judge_keys(config)
     config.eval.parzen = False  # Whether to measure the Parzen-window likelihood of the first papers as well.
     return config
 
@@ -52,12 +46,12 @@ def base_rules() -> dict[str, config_lib.Rule]:
     return (
         config_lib.base_rules()
         | _game.rules()
+        | _images.judge_rules()
         | {
             "model.latent_dim": config_lib.at_least(1),
             "model.latent": config_lib.one_of(*objectives.LATENTS),
             "model.num_classes": config_lib.at_least(0),
             "model.conditioning": config_lib.one_of(*models.CONDITIONINGS),
-            "eval.num_samples": lambda value: None if value == 0 or value >= 20 else "0, or at least 20",
         }
     )
 
@@ -96,19 +90,13 @@ def build(
       UserError: where the networks, the penalty and the data do not go together, or the network by whose features
         samples are to be judged cannot be read.
     """
-    train_source, test_source = _images.sources_of(config, sources)
+    train_source, test_source = _images.labelled_sources_of(config, sources)
     loss, shape = config.game.loss, train_source.example_shape
     networks = build_networks(config, shape)
     players = _game.players(config, networks, train_source.num_examples)
-    load = functools.cache(functools.partial(features.load, config.eval.features, shape))
-    # Before training rather than after it; but a run whose files are gone still samples.
-    known = load() if sources is None and config.eval.num_samples else None
-
-    def eval_step(state: TrainState, batch: Any, *, axis_name: str | None = None) -> Any:
-        values = evaluation.game_values(state.params, state.model_state, state.key, batch, networks=networks, loss=loss)
-        return masked_sums(values, batch["mask"], axis_name)
 
     sample = functools.partial(_game.sample, networks=networks)
+    judge = _images.judge_of(config, sample, (train_source, test_source), fresh=sources is None)
 
     def draw(state: TrainState) -> dict[str, Picture]:
         return pictures.image_pictures(state, _images.images_of(train_source), networks=networks)
@@ -120,14 +108,14 @@ def build(
             _game.init_state, networks=networks, turns=players, example_shape=shape, ema=_game.has_ema(config)
         ),
         train_step=_game.train_step(config, players, train_source.num_examples),
-        eval_step=eval_step,
+        eval_step=_game.eval_step(networks=networks, loss=loss),
         report=evaluation.report,
-        assess=_images.assessment(config, load, sample, (train_source, test_source)),
+        assess=judge.assess,
         sample=sample,
         pictures=draw,
         settle=functools.partial(sampling.settle, networks=networks),
         frame=functools.partial(pictures.image_frame, networks=networks),
         warnings=objectives.warnings_of(loss),
-        headline=((f"frechet_distance_{known.name}",) if known else ()) + ("parzen_nats", "discriminator_loss"),
+        headline=(*judge.headline, "parzen_nats", "discriminator_loss"),
         steps_per_call=config.train.steps_per_call,
     )

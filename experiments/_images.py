@@ -1,15 +1,17 @@
-"""What the experiments that draw images share: the images, and how samples are judged against them."""
+"""What the experiments on images share: the images, and how samples are judged against them."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from gen_jax import config as config_lib
 from gen_jax import rng
 from gen_jax.contracts import Array, Key, Source, UserError
 from gen_jax.data import image_sources
@@ -20,6 +22,22 @@ from gen_jax.train.state import TrainState
 
 
 def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None) -> tuple[Source, Source]:
+    """The training and the test images.
+
+    Args:
+      config: the resolved config.
+      sources: given ones, or None to find them.
+
+    Returns:
+      Both sources.
+
+    Raises:
+      UserError: where the set is not found.
+    """
+    return sources or image_sources(config.data.name, config.data.dir or None, **parallel.stream_options(config))
+
+
+def labelled_sources_of(config: ConfigDict, sources: tuple[Source, Source] | None) -> tuple[Source, Source]:
     """The training and the test images, with labels where a model is told them.
 
     Args:
@@ -32,7 +50,7 @@ def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None) -> tup
     Raises:
       UserError: where the set is not found, or has other classes than `config.model.num_classes`.
     """
-    found = sources or image_sources(config.data.name, config.data.dir or None, **parallel.stream_options(config))
+    found = sources_of(config, sources)
     classes = config.model.num_classes
     # Data that are gone have no labels, and need none to sample.
     labels, tested = (getattr(source, "labels", None) for source in found)
@@ -49,16 +67,75 @@ def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None) -> tup
     return found
 
 
-def assessment(
-    config: ConfigDict,
-    load: Callable[[], features.FeatureExtractor | None],
-    sample: Callable[[TrainState, Key], Array],
-    sources: tuple[Source, Source],
-) -> Callable[[TrainState], dict[str, float]] | None:
-    """`assess` as an experiment has it; None where `config.eval.num_samples` is 0."""
+def check_stages(config: ConfigDict, image_shape: tuple[int, ...], network: str) -> None:
+    """Refuses a convolutional network whose stages, of `config.model.channels`, do not halve the images evenly.
+
+    Args:
+      config: the resolved config.
+      image_shape: (H, W, C).
+      network: what it is, for the message.
+
+    Raises:
+      UserError: with the size that is wanted.
+    """
+    stages, (height, width, _) = len(config.model.channels), image_shape
+    if height % 2**stages or width % 2**stages or not stages:
+        raise UserError(
+            f"The convolutional {network} of {stages} stages takes images whose sides divide by {2**stages}, not "
+            f"{height}x{width}; change config.model.channels, or use config.model.network=mlp."
+        )
+
+
+def add_judge_keys(config: ConfigDict) -> None:
+    """Adds what says how samples are judged to the section `eval`."""
+    # A file of weights or the workdir of a classifier, by whose features samples are judged; "" for the classifier
+    # of small grey images that comes with the package.
+    config.eval.features = ""
+    config.eval.num_samples = 10_000  # So many samples are compared with as many training images; 0 for none.
+
+
+def judge_rules() -> dict[str, config_lib.Rule]:
+    """What the keys of `add_judge_keys` must satisfy."""
+    return {"eval.num_samples": lambda value: None if value == 0 or value >= 20 else "0, or at least 20"}
+
+
+class Judge(NamedTuple):
+    """How an experiment's samples are judged.
+
+    Attributes:
+      assess: as an `Experiment` has it; None where `config.eval.num_samples` is 0.
+      headline: the name of the distance that comes first, where the network that it is by is known.
+    """
+
+    assess: Callable[[TrainState], dict[str, float]] | None
+    headline: tuple[str, ...]
+
+
+def judge_of(
+    config: ConfigDict, sample: Callable[[TrainState, Key], Array], sources: tuple[Source, Source], *, fresh: bool
+) -> Judge:
+    """The judge of a config, whose network is read before training rather than after it.
+
+    Args:
+      config: the resolved config.
+      sample: draws from the state.
+      sources: of the training and the test images.
+      fresh: whether the images are there; if not, the network may be gone as well, and the run still samples.
+
+    Returns:
+      The judge.
+
+    Raises:
+      UserError: where the network by whose features samples are to be judged cannot be read.
+    """
     if not config.eval.num_samples:
-        return None
-    return functools.partial(assess, load=load, sample=sample, sources=sources, config=config)
+        return Judge(None, ())
+    load = functools.cache(functools.partial(features.load, config.eval.features, sources[0].example_shape))
+    known = load() if fresh else None
+    return Judge(
+        functools.partial(assess, load=load, sample=sample, sources=sources, config=config),
+        (f"frechet_distance_{known.name}",) if known else (),
+    )
 
 
 def assess(
@@ -87,8 +164,8 @@ def assess(
         _say("Samples are not judged: the package's classifier is of grey 28x28 images; give --config.eval.features.")
         if not config.eval.get("parzen"):
             return {}
-    draw, key, chunk = jax.jit(sample), rng.stream(state.key, "assess"), 500
-    chunks = [np.asarray(draw(state, rng.per_example(key, s + jnp.arange(chunk)))) for s in range(0, count, chunk)]
+    compiled, key, chunk = jax.jit(sample), rng.stream(state.key, "assess"), 500
+    chunks = [np.asarray(compiled(state, rng.per_example(key, s + jnp.arange(chunk)))) for s in range(0, count, chunk)]
     fake = np.concatenate(chunks)[:count]
     numbers: dict[str, float] = {}
     if extractor is not None:

@@ -1,32 +1,23 @@
-"""What the experiments on points in the plane share: a mixture of Gaussians, two small networks, and who wins."""
+"""What the games on points in the plane share: two small networks, and who wins."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _game
+from experiments import _game, _points
 from gen_jax import config as config_lib
-from gen_jax import rng
-from gen_jax.contracts import Array, Experiment, Key, Source, UserError
-from gen_jax.data import Mixture, point_sources
-from gen_jax.eval.modes import mode_coverage_numbers
+from gen_jax.contracts import Experiment, Source
 from gen_jax.families.gan import evaluation, models, objectives, pictures
-from gen_jax.train import parallel
 from gen_jax.train.game import Player
-from gen_jax.train.state import TrainState
-from gen_jax.train.step import masked_sums
 
 
 def base_config(experiment: str, preset: str) -> ConfigDict:
-    """The sections that the experiments on points share.
+    """The sections that the games on points share.
 
     Args:
       experiment: the module's name.
@@ -38,12 +29,7 @@ def base_config(experiment: str, preset: str) -> ConfigDict:
     config = config_lib.base_config()
     config.experiment = experiment
     config.preset = preset
-    config.data.name = "ring"  # ring | grid
-    config.data.num_modes = 8  # ring: on a circle of radius `scale`.
-    config.data.side = 5  # grid: side x side modes, `scale` apart.
-    config.data.scale = 2.0
-    config.data.std = 0.02  # Of each mode.
-    config.data.num_test = 5000
+    _points.add_keys(config)
 
     config.model = ConfigDict()
     config.model.latent_dim = 256
@@ -55,33 +41,26 @@ def base_config(experiment: str, preset: str) -> ConfigDict:
     config.model.spectral = False  # Of the discriminator.
     config.model.orthogonal_gain = 0.8  # Of the initial weights.
     config.model.input_scale = 0.25  # The discriminator sees x times this.
-
-    config.eval.mode_radius = 3.0  # Of a mode, in its standard deviations.
-    config.eval.mode_count = 20  # So many of `data.num_test` samples make a mode covered.
     return config
 
 
 def base_rules() -> dict[str, config_lib.Rule]:
     """What the keys of `base_config` must satisfy."""
     at_least = config_lib.at_least
-    return config_lib.base_rules() | {
-        "data.name": config_lib.one_of("ring", "grid"),
-        "data.num_modes": at_least(1),
-        "data.side": at_least(1),
-        "data.scale": config_lib.positive,
-        "data.std": config_lib.positive,
-        "data.num_test": at_least(4),
-        "model.latent_dim": at_least(1),
-        "model.latent": config_lib.one_of(*objectives.LATENTS),
-        "model.generator_hidden": config_lib.each(at_least(1)),
-        "model.discriminator_hidden": config_lib.each(at_least(1)),
-        "model.activation": config_lib.one_of("relu", "tanh", "leaky_relu"),
-        "model.maxout_pieces": at_least(0),
-        "model.orthogonal_gain": config_lib.positive,
-        "model.input_scale": config_lib.positive,
-        "eval.mode_radius": config_lib.positive,
-        "eval.mode_count": at_least(1),
-    }
+    return (
+        config_lib.base_rules()
+        | _points.rules()
+        | {
+            "model.latent_dim": at_least(1),
+            "model.latent": config_lib.one_of(*objectives.LATENTS),
+            "model.generator_hidden": config_lib.each(at_least(1)),
+            "model.discriminator_hidden": config_lib.each(at_least(1)),
+            "model.activation": config_lib.one_of("relu", "tanh", "leaky_relu"),
+            "model.maxout_pieces": at_least(0),
+            "model.orthogonal_gain": config_lib.positive,
+            "model.input_scale": config_lib.positive,
+        }
+    )
 
 
 def check(config: ConfigDict, rules: dict[str, config_lib.Rule]) -> None:
@@ -96,11 +75,7 @@ def check(config: ConfigDict, rules: dict[str, config_lib.Rule]) -> None:
     """
     config_lib.check(config, base_rules() | rules)
     config_lib.check_optimizer(config)
-    if config.eval.mode_count > config.data.num_test:
-        raise UserError(
-            f"config.eval.mode_count={config.eval.mode_count} samples are more than the {config.data.num_test} of "
-            "config.data.num_test, so no mode could be covered; choose fewer."
-        )
+    _points.check(config)
 
 
 def networks_of(config: ConfigDict) -> objectives.Networks:
@@ -122,20 +97,12 @@ def networks_of(config: ConfigDict) -> objectives.Networks:
     return objectives.Networks(generator, discriminator, m.latent)
 
 
-def mixture_of(config: ConfigDict) -> Mixture:
-    """The mixture of Gaussians of a config."""
-    d = config.data
-    if d.name == "ring":
-        return Mixture.ring(d.num_modes, radius=d.scale, std=d.std)
-    return Mixture.grid(d.side, spacing=d.scale, std=d.std)
-
-
 def build(
     config: ConfigDict,
     players: Callable[[ConfigDict, objectives.Networks, int], list[Player]],
     sources: tuple[Source, Source] | None,
 ) -> Experiment:
-    """Wires an experiment on points: source -> networks -> players -> step -> evaluation -> pictures.
+    """Wires a game on points: source -> networks -> players -> step -> evaluation -> pictures.
 
     Args:
       config: the resolved config, checked.
@@ -145,26 +112,11 @@ def build(
     Returns:
       The experiment.
     """
-    mixture = mixture_of(config)
-    train_source, test_source = sources or point_sources(
-        mixture, num_examples=100_000, num_test=config.data.num_test, **parallel.stream_options(config)
-    )
+    mixture = _points.mixture_of(config)
+    train_source, test_source = _points.sources_of(config, sources)
     networks = networks_of(config)
     turns = players(config, networks, train_source.num_examples)
     loss, radius = config.game.loss, config.eval.mode_radius * mixture.std
-
-    def eval_step(state: TrainState, batch: Any, *, axis_name: str | None = None) -> Any:
-        values = evaluation.game_values(
-            state.params,
-            state.model_state,
-            state.key,
-            batch,
-            networks=networks,
-            loss=loss,
-            centres=mixture.centres,
-            radius=radius,
-        )
-        return masked_sums(values, batch["mask"], axis_name)
 
     sample = functools.partial(_game.sample, networks=networks)
     field = functools.partial(
@@ -181,11 +133,11 @@ def build(
             _game.init_state, networks=networks, turns=turns, example_shape=(2,), ema=_game.has_ema(config)
         ),
         train_step=_game.train_step(config, turns, train_source.num_examples),
-        eval_step=eval_step,
+        eval_step=_game.eval_step(networks=networks, loss=loss, centres=mixture.centres, radius=radius),
         report=functools.partial(
             evaluation.report, num_examples=test_source.num_examples, min_count=config.eval.mode_count
         ),
-        assess=functools.partial(assess, sample=sample, config=config, mixture=mixture),
+        assess=functools.partial(_points.assess, sample=jax.jit(sample), config=config),
         sample=sample,
         pictures=lambda state: {"samples": field(state)},
         frame=field,
@@ -193,23 +145,3 @@ def build(
         headline=("modes_covered", "high_quality", "reverse_kl_nats", "discriminator_loss"),
         steps_per_call=config.train.steps_per_call,
     )
-
-
-def assess(
-    state: TrainState, *, sample: Callable[[TrainState, Key], Array], config: ConfigDict, mixture: Mixture
-) -> dict[str, float]:
-    """Which modes `data.num_test` samples reach, how many of them are near one, and how they are shared out.
-
-    Args:
-      state: of the run.
-      sample: draws from it.
-      config: of the run.
-      mixture: the data's.
-
-    Returns:
-      The numbers of `eval.modes.mode_coverage_numbers`.
-    """
-    keys = rng.per_example(rng.stream(state.key, "assess"), jnp.arange(config.data.num_test))
-    samples = np.asarray(jax.jit(sample)(state, keys))
-    radius = config.eval.mode_radius * mixture.std
-    return mode_coverage_numbers(samples, mixture.centres, radius, seed=config.seed, min_count=config.eval.mode_count)

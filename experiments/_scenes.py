@@ -13,13 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
-from gen_jax.contracts import Grid, Mesh, Params, Picture, Shot, Source, UserError
+from gen_jax.contracts import Array, Grid, Key, Mesh, Params, Picture, Shot, Source, UserError
 from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import RayBatches, ray_sources
-from gen_jax.data.scene_formats import Reading, load_scene
-from gen_jax.data.scenes import Scene
+from gen_jax.data.scene_formats import load_scene
+from gen_jax.data.scenes import Reading, Scene
 from gen_jax.eval import lpips
-from gen_jax.eval.image_quality import psnr, ssim
+from gen_jax.eval.image_quality import SSIM_WINDOW, psnr, ssim
 from gen_jax.families.nerf import pictures, views
 from gen_jax.families.nerf.objectives import BACKGROUNDS
 from gen_jax.ops.camera_paths import (
@@ -28,17 +28,13 @@ from gen_jax.ops.camera_paths import (
     one_sided_outlook,
     orbit_outlook,
     path_poses,
+    pose_at,
     spiral_outlook,
 )
 from gen_jax.ops.cameras import Camera
 from gen_jax.ops.volume_rendering import over
 from gen_jax.train import parallel
 from gen_jax.train.state import TrainState
-
-# The side of SSIM's window.
-_WINDOW = 11
-# The least side that the networks of LPIPS can halve so often.
-_LEAST_LPIPS = 32
 
 # From parameters, a camera and a pose [3, 4] to the whole view, compiled.
 Render = Callable[[Params, Camera, Any], views.View]
@@ -65,8 +61,22 @@ def data_section() -> ConfigDict:
     return data
 
 
-def run_sections(config: ConfigDict) -> None:
-    """Sets how a run learns, and how views are judged and shown."""
+def base_config(experiment: str, preset: str) -> ConfigDict:
+    """The sections that the experiments on scenes share.
+
+    Args:
+      experiment: the module's name.
+      preset: the preset's.
+
+    Returns:
+      The config, unlocked.
+    """
+    config = config_lib.base_config()
+    config.experiment = experiment
+    config.preset = preset
+    config.data = data_section()
+    config.model = ConfigDict()
+
     config.optim.schedule = "exponential"
     config.train.batch_size = 1024
     config.train.accumulate = 1  # Parts that the rays of a step are taken in, one after another: less memory.
@@ -80,6 +90,13 @@ def run_sections(config: ConfigDict) -> None:
     config.eval.path_frames = 48  # Of the flight among the pictures.
     config.eval.lpips = ""  # A file of weights, as `gen_jax.eval.lpips` makes it, to judge whole views by; "" for none.
     config.eval.sample_chunk = 4
+    return config
+
+
+def small_run_on_files(config: ConfigDict) -> None:
+    """A run of minutes on the photographs of `config.data.dir`."""
+    config.data.name = "files"
+    config.train.duration = "4000 steps"
 
 
 def tiny_run(config: ConfigDict) -> None:
@@ -101,10 +118,10 @@ def tiny_run(config: ConfigDict) -> None:
     config.eval.path_frames = 3
 
 
-def rules() -> dict[str, config_lib.Rule]:
-    """What the keys of `data_section` and `run_sections` must satisfy."""
+def base_rules() -> dict[str, config_lib.Rule]:
+    """What the keys of `base_config` must satisfy."""
     at_least = config_lib.at_least
-    return {
+    return config_lib.base_rules() | {
         "data.name": config_lib.one_of("analytic", "files"),
         "data.size": at_least(4),
         "data.num_train": at_least(2),
@@ -121,12 +138,19 @@ def rules() -> dict[str, config_lib.Rule]:
     }
 
 
-def check_data(config: ConfigDict) -> None:
-    """Checks keys of `data_section` that do not go together.
+def check(config: ConfigDict, rules: dict[str, config_lib.Rule]) -> None:
+    """Checks a config's values.
+
+    Args:
+      config: the resolved config.
+      rules: beyond those of `base_rules`.
 
     Raises:
-      UserError: where the depths are not in order, or a key of photographs is given and the scene is our own.
+      UserError: for the first value out of range, where the depths are not in order, or where a key of photographs is
+        given and the scene is our own.
     """
+    config_lib.check(config, base_rules() | rules)
+    config_lib.check_optimizer(config)
     data = config.data
     if data.name == "analytic":
         for key in ("dir", "factor", "hold_out_every", "premultiplied"):
@@ -191,13 +215,14 @@ def looks(train_source: Source, test_source: Source, *, render: Render, config: 
       config: of the run.
 
     Returns:
-      `assess`, `pictures`, `frame`, `fly` and `headline`.
+      `assess`, `sample`, `pictures`, `frame`, `fly` and `headline`.
     """
     shown: dict[str, Any] = {"render": render, "config": config}
     judge = functools.partial(assess, test_source=test_source, likeness=likeness_of(config, train_source), **shown)
     return {
         "assess": judge if config.eval.num_views else None,
-        "pictures": functools.partial(paint, train_source=train_source, test_source=test_source, **shown),
+        "sample": functools.partial(sample, source=train_source, render=render),
+        "pictures": functools.partial(draw, train_source=train_source, test_source=test_source, **shown),
         "frame": functools.partial(draw_frame, test_source=test_source, **shown),
         "fly": functools.partial(shots, source=train_source, render=render, ndc=config.data.ndc),
         "headline": ("psnr", "psnr_whole", "ssim", "lpips"),
@@ -292,11 +317,11 @@ def likeness_of(config: ConfigDict, source: Source) -> dict[str, Likeness]:
       UserError: where the weights cannot be read.
     """
     found: dict[str, Likeness] = {"psnr_whole": psnr}
-    if min(source.example_shape[:2]) >= _WINDOW:
+    if min(source.example_shape[:2]) >= SSIM_WINDOW:
         found["ssim"] = ssim
-    if config.eval.lpips and min(source.example_shape[:2]) < _LEAST_LPIPS:
+    if config.eval.lpips and min(source.example_shape[:2]) < lpips.LEAST_SIDE:
         raise UserError(
-            f"config.eval.lpips needs views of {_LEAST_LPIPS} pixels or more a side, and these are of "
+            f"config.eval.lpips needs views of {lpips.LEAST_SIDE} pixels or more a side, and these are of "
             f"{source.example_shape[1]}x{source.example_shape[0]}; leave it out."
         )
     if config.eval.lpips:
@@ -305,7 +330,7 @@ def likeness_of(config: ConfigDict, source: Source) -> dict[str, Likeness]:
     return found
 
 
-def paint(
+def draw(
     state: TrainState, *, train_source: Source, test_source: Source, render: Render, config: ConfigDict
 ) -> dict[str, Picture]:
     """Draws held-out views beside the truth, and a flight along the scene's path.
@@ -331,6 +356,12 @@ def paint(
         "views": pictures.compare(truths, seen, names),
         "flight": pictures.flight(along, f"{path.capitalize()} of {len(along)} views, and their depths"),
     }
+
+
+def sample(state: TrainState, keys: Key, *, source: Source, render: Render) -> Array:
+    """Views from random places of the scene's path, [n, H, W, 3]; view i from key i alone."""
+    at, camera = pose_at(source.notes["path"], outlook_of(source)), camera_of(source)
+    return jax.lax.map(lambda key: render(state.eval_params, camera, at(jax.random.uniform(key))).color, keys)
 
 
 def fly(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[views.View]:
@@ -370,6 +401,6 @@ def draw_frame(state: TrainState, *, test_source: Source, render: Render, config
     truth, camera, pose = next(held_out(test_source, 1, config.data.background))
     view = pictures.to_host(render(jax.device_put(state.eval_params), camera, pose))
     image = np.asarray(view.color)
-    likeness = f", SSIM {ssim(image, truth):.3f}" if min(truth.shape[:2]) >= _WINDOW else ""
+    likeness = f", SSIM {ssim(image, truth):.3f}" if min(truth.shape[:2]) >= SSIM_WINDOW else ""
     # So short that the images say how wide the frame is, whatever the numbers.
     return Grid(f"{psnr(image, truth):.2f} dB{likeness}", pictures.compare([truth], [view], [""]).images)

@@ -25,14 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Picture, Source, UserError
-from gen_jax.data import image_sources
+from gen_jax.contracts import Experiment, Key, Picture, Source, UserError
 from gen_jax.eval import pca as pca_lib
 from gen_jax.eval.probe import probe_errors
 from gen_jax.families.autoencoder import evaluation, losses, models, objectives, pictures, sampling
-from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -168,15 +167,13 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = sources or image_sources(
-        config.data.name, config.data.dir or None, **parallel.stream_options(config)
-    )
+    train_source, test_source = _images.sources_of(config, sources)
     model = build_model(config, train_source.example_shape)
     errs = {"error": config.objective.error, "l2": config.objective.l2}
     objective = functools.partial(objectives.objective, model=model, **errs)
     options = step_options(config, train_source.num_examples)
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
         moments = objectives.code_moments(model.code_size)
         return init_state(params, options["tx"], key, model_state=moments, ema=options["ema"] is not None)
@@ -217,12 +214,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> nn.Module:
     }
     if m.network == "mlp":
         return models.MLPAutoencoder((height, width, channels), (*m.hidden, m.code_size), **options)
-    shrink = 2 ** len(m.channels)
-    if height % shrink or width % shrink or not m.channels:
-        raise UserError(
-            f"The convolutional autoencoder of {len(m.channels)} stages takes images whose sides divide by {shrink}, "
-            f"not {height}x{width}; change config.model.channels, or use config.model.network=mlp."
-        )
+    _images.check_stages(config, image_shape, "autoencoder")
     return models.ConvAutoencoder((height, width, channels), tuple(m.channels), m.code_size, **options)
 
 

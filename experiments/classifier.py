@@ -17,22 +17,20 @@ Presets (--preset=...):
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Grid, Picture, Scatter, Source, UserError
-from gen_jax.data import image_sources
+from gen_jax.contracts import Experiment, Grid, Key, Picture, Scatter, Source, UserError
 from gen_jax.eval import bootstrap
 from gen_jax.eval import pca as pca_lib
-from gen_jax.families.classifier import evaluation, losses, pictures, sampling
+from gen_jax.families.classifier import evaluation, objectives, pictures, sampling
 from gen_jax.nn.small_classifier import SmallClassifier
-from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -131,9 +129,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = sources or image_sources(
-        config.data.name, config.data.dir or None, **parallel.stream_options(config)
-    )
+    train_source, test_source = _images.sources_of(config, sources)
     if sources is None:
         for source in (train_source, test_source):
             check_labels(config, source)
@@ -141,7 +137,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     options = step_options(config, train_source.num_examples)
     image_shape = train_source.example_shape
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *image_shape)))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
@@ -150,8 +146,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_source=train_source,
         test_source=test_source,
         init=init,
-        train_step=make_train_step(functools.partial(losses.objective, model=model), **options),
-        eval_step=make_eval_step(functools.partial(evaluation.values, model=model)),
+        train_step=make_train_step(functools.partial(objectives.objective, model=model), **options),
+        eval_step=make_eval_step(functools.partial(evaluation.class_values, model=model)),
         report=evaluation.report,
         assess=functools.partial(assess, model=model, test_source=test_source),
         sample=lambda state, keys: climb(state.eval_params, keys),
@@ -218,7 +214,7 @@ def draw(state: TrainState, *, model: SmallClassifier, test_source: Source) -> d
     params, columns = state.eval_params, 8
     found = evaluation.classify_all(params, test_source, model=model)
     labels = jnp.repeat(jnp.arange(model.num_classes), columns)
-    keys = rng.per_example(rng.stream(state.key, "pictures"), jnp.arange(len(labels)))
+    keys = rng.numbered(state.key, "pictures", len(labels))
     image_shape = found.images.shape[1:]
     climbed = jax.jit(functools.partial(sampling.class_images, model=model, image_shape=image_shape))
     images = np.asarray(climbed(params, keys, labels)).reshape(-1, columns, *image_shape)

@@ -20,16 +20,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _diffusion
-from gen_jax import cli
+from experiments import _diffusion, _points
+from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Field, Film, Key, Panels, Picture, Source, Terms, UserError
-from gen_jax.data import Mixture, point_sources
-from gen_jax.eval.modes import mode_coverage_numbers
+from gen_jax.data import Mixture
 from gen_jax.families import diffusion as family
 from gen_jax.families.diffusion import evaluation, models, objectives, pictures
 from gen_jax.families.diffusion.objectives import Diffusion
-from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -50,12 +48,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config = config_lib.base_config()
     config.experiment = "ddpm_toy"
     config.preset = preset
-    config.data.name = "ring"  # ring | grid
-    config.data.num_modes = 8  # ring: on a circle of radius `scale`.
-    config.data.side = 5  # grid: side x side modes, `scale` apart.
-    config.data.scale = 2.0
-    config.data.std = 0.02  # Of each mode.
-    config.data.num_test = 5000
+    _points.add_keys(config)
 
     config.process = _diffusion.process_section()
     config.model = ConfigDict()
@@ -78,8 +71,6 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.eval.sample_chunk = 1000
     config.eval.bound_chunk = 10  # --mode=eval: how many steps of the bound go through the network at once.
     config.eval.flow_steps = 200  # --mode=eval: steps of the probability-flow ODE.
-    config.eval.mode_radius = 3.0  # Of a mode, in its standard deviations.
-    config.eval.mode_count = 20  # So many of `data.num_test` samples make a mode covered.
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -122,25 +113,19 @@ def validate(config: ConfigDict) -> None:
     at_least = config_lib.at_least
     rules = (
         config_lib.base_rules()
+        | _points.rules()
         | _diffusion.process_rules()
         | _diffusion.sampler_rules()
         | {
-            "data.name": config_lib.one_of("ring", "grid"),
-            "data.num_modes": at_least(1),
-            "data.side": at_least(1),
-            "data.scale": config_lib.positive,
-            "data.std": config_lib.positive,
-            "data.num_test": at_least(4),
             "model.hidden": config_lib.each(at_least(1)),
             "objective.steps": config_lib.one_of(*objectives.STEPS),
             "eval.bound_chunk": at_least(1),
             "eval.flow_steps": at_least(1),
-            "eval.mode_radius": config_lib.positive,
-            "eval.mode_count": at_least(1),
         }
     )
     config_lib.check(config, rules)
     config_lib.check_optimizer(config)
+    _points.check(config)
     _diffusion.check_sampler(config)
     if not config.model.hidden:
         raise UserError("config.model.hidden=() leaves no layer to tell the time; give a width or more.")
@@ -160,10 +145,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config cannot be used.
     """
     validate(config)
-    mixture = mixture_of(config)
-    train_source, test_source = sources or point_sources(
-        mixture, num_examples=100_000, num_test=config.data.num_test, **parallel.stream_options(config)
-    )
+    mixture = _points.mixture_of(config)
+    train_source, test_source = _points.sources_of(config, sources)
     model = models.MLP(2, tuple(config.model.hidden))
     diffusion = Diffusion(_diffusion.make_process(config), model)
     _diffusion.kept_steps(config, diffusion.process)  # Refuses what cannot be sampled by before it is trained.
@@ -174,8 +157,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         steps=config.objective.steps,
         batch_size=config.train.batch_size,
     )
-    draw = functools.partial(sample, config=config, diffusion=diffusion)
-    compiled = jax.jit(draw)
+    drawn = functools.partial(sample, config=config, diffusion=diffusion)
+    compiled = jax.jit(drawn)
     likelihood = {"chunk_size": config.eval.bound_chunk, "flow_steps": config.eval.flow_steps}
     known: dict[str, Any] = {"diffusion": diffusion, "centres": mixture.centres, "std": mixture.std}
     steps = pictures.curve_steps(diffusion.process.num_steps)
@@ -189,11 +172,11 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         eval_step=make_eval_step(functools.partial(evaluation.point_values, **known)),
         likelihood_step=make_eval_step(functools.partial(evaluation.point_likelihood, **likelihood, **known)),
         report=evaluation.point_report,
-        assess=functools.partial(assess, draw=compiled, config=config, mixture=mixture),
-        sample=draw,
+        assess=functools.partial(_points.assess, sample=compiled, config=config),
+        sample=drawn,
         pictures=functools.partial(
-            paint,
-            draw=compiled,
+            draw,
+            sample=compiled,
             chain=jax.jit(functools.partial(chain_of, config=config, diffusion=diffusion)),
             terms=jax.jit(functools.partial(evaluation.point_terms, steps=steps, **known)),
             test_source=test_source,
@@ -201,41 +184,16 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
             diffusion=diffusion,
             mixture=mixture,
         ),
-        frame=functools.partial(draw_samples, mixture=mixture, draw=compiled),
+        frame=functools.partial(draw_frame, mixture=mixture, sample=compiled),
         headline=("modes_covered", "high_quality", "l_simple", "best_l_simple", "above_best_percent"),
         steps_per_call=config.train.steps_per_call,
     )
-
-
-def mixture_of(config: ConfigDict) -> Mixture:
-    """The mixture of Gaussians of a config."""
-    d = config.data
-    if d.name == "ring":
-        return Mixture.ring(d.num_modes, radius=d.scale, std=d.std)
-    return Mixture.grid(d.side, spacing=d.scale, std=d.std)
 
 
 def sample(state: TrainState, keys: Key, *, config: ConfigDict, diffusion: Diffusion) -> Array:
     """Draws points by the config's sampler, [B, 2]; point i from key i alone."""
     predict = objectives.predictor(diffusion, state.eval_params)
     return family.sample(_diffusion.make_sampler(config, diffusion, predict), keys, (2,))
-
-
-def assess(state: TrainState, *, draw: Callable[..., Array], config: ConfigDict, mixture: Mixture) -> dict[str, float]:
-    """Which modes `data.num_test` samples reach, how many of them are near one, and how they are shared out.
-
-    Args:
-      state: of the run.
-      draw: `(state, keys) -> points`.
-      config: of the run.
-      mixture: the data's.
-
-    Returns:
-      The numbers of `eval.modes.mode_coverage_numbers`.
-    """
-    points = np.asarray(draw(state, _diffusion.keys_of(state, "assess", config.data.num_test)))
-    radius = config.eval.mode_radius * mixture.std
-    return mode_coverage_numbers(points, mixture.centres, radius, seed=config.seed, min_count=config.eval.mode_count)
 
 
 def chain_of(state: TrainState, keys: Key, *, config: ConfigDict, diffusion: Diffusion) -> tuple[Array, Array]:
@@ -246,10 +204,10 @@ def chain_of(state: TrainState, keys: Key, *, config: ConfigDict, diffusion: Dif
     return kept
 
 
-def paint(
+def draw(
     state: TrainState,
     *,
-    draw: Callable[..., Array],
+    sample: Callable[..., Array],
     chain: Callable[..., tuple[Array, Array]],
     terms: Callable[..., Terms],
     test_source: Source,
@@ -261,7 +219,7 @@ def paint(
 
     Args:
       state: of the run.
-      draw: `(state, keys) -> points`, compiled.
+      sample: `(state, keys) -> points`, compiled.
       chain: `chain_of` of `(state, keys)`, compiled.
       terms: `(params, key, batch)` to `evaluation.point_terms` at `pictures.curve_steps`, compiled.
       test_source: of the test points.
@@ -272,7 +230,7 @@ def paint(
     Returns:
       `samples`, `chain`, `x0_predictions`, `denoising`, `loss_by_step` and `bits_by_step`.
     """
-    xs, x0s = (np.asarray(a) for a in chain(state, _diffusion.keys_of(state, "pictures", 1000)))
+    xs, x0s = (np.asarray(a) for a in chain(state, rng.numbered(state.key, "pictures", 1000)))
     process, count = diffusion.process, len(xs)
     # What the step i leaves is at the level of the step i − 1, the last at that of the data.
     kept = _diffusion.kept_steps(config, process)
@@ -288,7 +246,7 @@ def paint(
     believed = tuple(point_frame(x0s[i], title=f"x0 believed in at step {i + 1} of {count}") for i in few)
     title = "Points out of the noise, over the density that they should have"
     found: dict[str, Picture] = {
-        "samples": draw_samples(state, mixture=mixture, draw=draw),
+        "samples": draw_frame(state, mixture=mixture, sample=sample),
         "chain": Panels(tuple(map(frame, few))),
         "x0_predictions": Panels(believed),
         "denoising": Film(title, tuple(map(frame, pictures.shown_steps(count, 60))), 12),
@@ -296,9 +254,9 @@ def paint(
     return found | pictures.loss_curves(steps, terms(state.eval_params, state.key, batch), process.num_steps)
 
 
-def draw_samples(state: TrainState, *, mixture: Mixture, draw: Callable[..., Array]) -> Field:
+def draw_frame(state: TrainState, *, mixture: Mixture, sample: Callable[..., Array]) -> Field:
     """A thousand samples over the density of the data."""
-    points = np.asarray(draw(state, _diffusion.keys_of(state, "pictures", 1000)))
+    points = np.asarray(sample(state, rng.numbered(state.key, "pictures", 1000)))
     return pictures.point_frame(points, mixture.centres, mixture.std, "Samples over the density of the data")
 
 

@@ -24,15 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Key, Picture, Source
-from gen_jax.data import image_sources
 from gen_jax.eval import pca as pca_lib
 from gen_jax.eval.probe import probe_errors
 from gen_jax.families.autoencoder import evaluation, losses, models, objectives, pictures, sampling
 from gen_jax.families.autoencoder.corruption import CORRUPTIONS, conditional_moments
-from gen_jax.train import parallel
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -157,16 +156,14 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = sources or image_sources(
-        config.data.name, config.data.dir or None, **parallel.stream_options(config)
-    )
+    train_source, test_source = _images.sources_of(config, sources)
     shape = train_source.example_shape
     model = build_model(config, shape)
     noise: dict[str, Any] = {"corruption": config.objective.corruption, "level": config.objective.level}
     objective = functools.partial(objectives.denoising_objective, model=model, error=config.objective.error, **noise)
     options = step_options(config, train_source.num_examples)
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 

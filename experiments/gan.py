@@ -136,8 +136,8 @@ def build_networks(config: ConfigDict, image_shape: tuple[int, ...]) -> objectiv
     discriminator = models.MLPDiscriminator(
         tuple(m.discriminator_hidden),
         maxout_pieces=m.maxout_pieces,
-        input_dropout_rate=m.input_dropout,
-        dropout_rate=m.dropout,
+        input_dropout=m.input_dropout,
+        dropout=m.dropout,
         spectral=m.spectral,
         num_classes=m.num_classes,
         conditioning=m.conditioning,

@@ -34,7 +34,6 @@ from gen_jax.families.nerf import evaluation, models, objectives, views
 from gen_jax.families.nerf.objectives import NeRF
 from gen_jax.families.nerf.rendering import Sampling
 from gen_jax.families.nerf.surface import extract_mesh
-from gen_jax.ops.camera_paths import pose_at
 from gen_jax.ops.cameras import Camera
 from gen_jax.ops.encodings import CONVENTIONS
 from gen_jax.train.optimizer import step_options
@@ -54,11 +53,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     Raises:
       UserError: where there is no such preset.
     """
-    config = config_lib.base_config()
-    config.experiment = "nerf"
-    config.preset = preset
-    config.data = _scenes.data_section()
-    config.model = ConfigDict()
+    config = _scenes.base_config("nerf", preset)
     config.model.depth = 4
     config.model.width = 64
     config.model.skip = 0  # The layer, from 1, after which the place is seen again; 0 for none.
@@ -82,29 +77,21 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.mesh.density = 10.0  # --mode=mesh: the density that the surface has.
     config.mesh.half_side = 1.5  # --mode=mesh: of the box around what cameras look at.
 
-    _scenes.run_sections(config)
     config.optim.learning_rate = 5e-3
     return config_lib.apply_preset(config, _PRESETS)
 
 
-def _lego(config: ConfigDict) -> None:
-    config.data.name = "files"
-    config.train.duration = "4000 steps"
-
-
 def _fern(config: ConfigDict) -> None:
-    config.data.name = "files"
+    _scenes.small_run_on_files(config)
     config.data.factor = 8
     config.data.background = "black"
     config.data.ndc = True
-    config.train.duration = "4000 steps"
 
 
 def _fox(config: ConfigDict) -> None:
-    config.data.name = "files"
+    _scenes.small_run_on_files(config)
     config.data.factor = 2
     config.data.background = "black"
-    config.train.duration = "4000 steps"
 
 
 def _paper(config: ConfigDict) -> None:
@@ -157,7 +144,7 @@ def _tiny(config: ConfigDict) -> None:
 
 _PRESETS = {
     "default": lambda config: None,
-    "lego": _lego,
+    "lego": _scenes.small_run_on_files,
     "fern": _fern,
     "fox": _fox,
     "blender": _blender,
@@ -176,30 +163,24 @@ def validate(config: ConfigDict) -> None:
       UserError: for the first value out of range, and for keys that do not go together.
     """
     at_least, one_of = config_lib.at_least, config_lib.one_of
-    rules = (
-        config_lib.base_rules()
-        | _scenes.rules()
-        | {
-            "model.depth": at_least(1),
-            "model.width": at_least(1),
-            "model.skip": at_least(0),
-            "model.color_width": at_least(1),
-            "model.position_frequencies": at_least(0),
-            "model.direction_frequencies": at_least(0),
-            "model.encoding": one_of(*CONVENTIONS),
-            "rendering.num_coarse": at_least(3),
-            "rendering.num_fine": at_least(0),
-            "rendering.spacing": one_of("depth", "disparity"),
-            "rendering.density_noise": at_least(0.0),
-            "rendering.convention": one_of("paper", "code"),
-            "mesh.resolution": at_least(2),
-            "mesh.density": config_lib.positive,
-            "mesh.half_side": config_lib.positive,
-        }
-    )
-    config_lib.check(config, rules)
-    config_lib.check_optimizer(config)
-    _scenes.check_data(config)
+    rules = {
+        "model.depth": at_least(1),
+        "model.width": at_least(1),
+        "model.skip": at_least(0),
+        "model.color_width": at_least(1),
+        "model.position_frequencies": at_least(0),
+        "model.direction_frequencies": at_least(0),
+        "model.encoding": one_of(*CONVENTIONS),
+        "rendering.num_coarse": at_least(3),
+        "rendering.num_fine": at_least(0),
+        "rendering.spacing": one_of("depth", "disparity"),
+        "rendering.density_noise": at_least(0.0),
+        "rendering.convention": one_of("paper", "code"),
+        "mesh.resolution": at_least(2),
+        "mesh.density": config_lib.positive,
+        "mesh.half_side": config_lib.positive,
+    }
+    _scenes.check(config, rules)
     model = config.model
     if model.skip > model.depth - 1:
         raise UserError(
@@ -245,7 +226,6 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         ),
         eval_step=make_eval_step(functools.partial(evaluation.view_values, nerf=nerf)),
         report=evaluation.report,
-        sample=functools.partial(sample, nerf=nerf, source=train_source),
         steps_per_call=config.train.steps_per_call,
         mesh=functools.partial(mesh_of, nerf=nerf, source=train_source, config=config),
         **_scenes.looks(train_source, test_source, render=render, config=config),
@@ -287,16 +267,6 @@ def _render(params: Params, camera: Camera, pose: Array, *, nerf: NeRF, source: 
     """A whole view of the size of the scene's photographs."""
     height, width = source.example_shape[:2]
     return views.render_view(nerf, params, camera, pose, height, width)
-
-
-def sample(state: TrainState, keys: Key, *, nerf: NeRF, source: Source) -> Array:
-    """Views from random places of the scene's path, [n, H, W, 3]; view i from key i alone."""
-    at, camera = pose_at(source.notes["path"], _scenes.outlook_of(source)), _scenes.camera_of(source)
-
-    def one(key: Key) -> Array:
-        return _render(state.eval_params, camera, at(jax.random.uniform(key)), nerf=nerf, source=source).color
-
-    return jax.lax.map(one, keys)
 
 
 def mesh_of(state: TrainState, *, nerf: NeRF, source: Source, config: ConfigDict) -> Mesh:

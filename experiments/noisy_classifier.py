@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,13 +56,9 @@ def get_config(preset: str = "default") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.num_classes = 10
-    config.model.channels = 16
-    config.model.channel_mult = (1, 2, 4)  # Of each level, from the image inwards.
-    config.model.num_blocks = 1  # Residual blocks a level.
-    config.model.attention_at = (7,)  # Heights of the feature maps that have attention; the middle always has.
+    _diffusion.add_network_keys(config)
     config.model.head_channels = 16  # Of each head of attention.
     config.model.dropout = 0.1
-    config.model.remat = False  # Whether activations are computed again for the gradient, to save memory.
 
     config.optim.name = "adamw"
     config.optim.learning_rate = 1e-3
@@ -131,14 +126,10 @@ def validate(config: ConfigDict) -> None:
     rules = (
         config_lib.base_rules()
         | _diffusion.process_rules()
+        | _diffusion.network_rules()
         | {
             "model.num_classes": at_least(2),
-            "model.channels": lambda value: None if value >= 4 and value % 2 == 0 else "an even number of at least 4",
-            "model.channel_mult": config_lib.each(at_least(1)),
-            "model.num_blocks": at_least(1),
-            "model.attention_at": config_lib.each(at_least(1)),
             "model.head_channels": at_least(1),
-            "model.dropout": config_lib.between(0.0, 1.0),
             "eval.num_levels": at_least(1),
         }
     )
@@ -160,14 +151,14 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = _images.sources_of(config, sources)
+    train_source, test_source = _images.labelled_sources_of(config, sources)
     shape = train_source.example_shape
     model = _guidance.build_classifier(config, shape)
     process = _diffusion.make_process(config)
     options = step_options(config, train_source.num_examples)
     steps = np.unique(np.linspace(0, process.num_steps - 1, config.eval.num_levels).round().astype(int))
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
@@ -282,7 +273,7 @@ def draw(
     accuracy = 100 * np.asarray(found["correct_by_step"])[kept].mean(axis=0)
     columns = 8
     label = jnp.repeat(jnp.arange(min(num_classes, 10)), columns)
-    images = np.asarray(compiled(state.eval_params, _diffusion.keys_of(state, "pictures", len(label)), label))
+    images = np.asarray(compiled(state.eval_params, rng.numbered(state.key, "pictures", len(label)), label))
     return {
         "accuracy_by_step": Curves(
             "Accuracy of test images by how noisy they are", {"accuracy": (steps, accuracy)}, ("t", "percent")

@@ -13,6 +13,7 @@ Presets (--preset=...):
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -29,7 +30,6 @@ from gen_jax.families.nerf.losses import psnr
 from gen_jax.families.nerf.objectives import target_color
 from gen_jax.families.nerf.views import View
 from gen_jax.nn.precision import apply_in_param_dtype
-from gen_jax.ops.camera_paths import pose_at
 from gen_jax.ops.cameras import Camera, pixel_centers, ray
 from gen_jax.ops.encodings import positional_encoding
 from gen_jax.ops.volume_rendering import Rendered, composite, stratified_depths
@@ -38,6 +38,9 @@ from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
 
 _CHUNK = 1024  # Rays rendered at once.
+
+# From parameters, a key (None for no noise), a camera, its pose [3, 4] and a pixel [2] to what it sees.
+See = Callable[[Params, Key | None, Camera, Array, Array], Rendered]
 
 
 def get_config(preset: str = "default") -> ConfigDict:
@@ -52,22 +55,12 @@ def get_config(preset: str = "default") -> ConfigDict:
     Raises:
       UserError: where there is no such preset.
     """
-    config = config_lib.base_config()
-    config.experiment = "tiny_nerf"
-    config.preset = preset
-    config.data = _scenes.data_section()
-    config.model = ConfigDict()
+    config = _scenes.base_config("tiny_nerf", preset)
     config.model.hidden = (128, 128, 128)
     config.model.frequencies = 6  # L of the positional encoding.
     config.model.samples = 48  # Of a ray.
-    _scenes.run_sections(config)
     config.optim.learning_rate = 2e-3
     return config_lib.apply_preset(config, _PRESETS)
-
-
-def _lego(config: ConfigDict) -> None:
-    config.data.name = "files"
-    config.train.duration = "4000 steps"
 
 
 def _tiny(config: ConfigDict) -> None:
@@ -77,7 +70,7 @@ def _tiny(config: ConfigDict) -> None:
     config.model.samples = 8
 
 
-_PRESETS = {"default": lambda config: None, "lego": _lego, "tiny": _tiny}
+_PRESETS = {"default": lambda config: None, "lego": _scenes.small_run_on_files, "tiny": _tiny}
 
 
 def validate(config: ConfigDict) -> None:
@@ -94,9 +87,7 @@ def validate(config: ConfigDict) -> None:
         "model.frequencies": config_lib.at_least(0),
         "model.samples": config_lib.at_least(2),
     }
-    config_lib.check(config, config_lib.base_rules() | _scenes.rules() | rules)
-    config_lib.check_optimizer(config)
-    _scenes.check_data(config)
+    _scenes.check(config, rules)
     if config.data.ndc or config.data.background == "random":
         raise UserError(
             "tiny_nerf knows neither normalised device coordinates nor random backgrounds; leave config.data.ndc and "
@@ -137,6 +128,66 @@ def render_ray(
     return composite(colors, densities, depths, norm=jnp.linalg.norm(direction), background=behind)
 
 
+def objective(
+    params: Params, model_state: ModelState, key: Key, batch: Batch, *, see: See, behind: Array
+) -> tuple[Array, tuple[ModelState, Terms]]:
+    """The mean squared error of a batch of rays (Eq. 6, of one field).
+
+    Args:
+      params: of the field.
+      model_state: {}.
+      key: of this step.
+      batch: of `data.rays.RayBatches.batch`.
+      see: what a pixel sees.
+      behind: [3] the colour behind everything.
+
+    Returns:
+      The loss [], and ({}, {}).
+    """
+
+    def loss(key: Key, camera: Camera, pose: Array, pixel: Array, color: Array) -> Array:
+        return jnp.mean((see(params, key, camera, pose, pixel).color - target_color(color, behind)) ** 2)
+
+    keys = rng.per_example(rng.stream(key, "ray"), batch["index"])
+    cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
+    losses = jax.vmap(loss)(keys, cameras, batch["pose"], batch["pixel"], batch["color"])
+    return jnp.mean(losses), (model_state, {})
+
+
+def render_pixels(params: Params, camera: Camera, pose: Array, pixels: Array, *, see: See) -> View:
+    """What some pixels [R, 2] of a camera see, without noise, a chunk of them at a time."""
+
+    def one(pixel: Array) -> View:
+        seen = see(params, None, camera, pose, pixel)
+        return View(jnp.clip(seen.color, 0.0, 1.0), seen.median_depth, seen.opacity, seen.color)
+
+    return jax.lax.map(one, pixels, batch_size=_CHUNK)
+
+
+def view_values(params: Params, key: Key, batch: Batch, *, see: See, behind: Array) -> Terms:
+    """How well held-out views are rendered.
+
+    Args:
+      params: of the field.
+      key: the root key; unused.
+      batch: of `data.rays.RayBatches.evaluation`.
+      see: what a pixel sees.
+      behind: [3] the colour behind everything.
+
+    Returns:
+      `mse` and `psnr` of each view, [B].
+    """
+
+    def view(row: tuple[Camera, Array, Array, Array]) -> Array:
+        camera, pose, pixels, colors = row
+        truth = jax.vmap(lambda color: target_color(color, behind))(colors)
+        return jnp.mean((render_pixels(params, camera, pose, pixels, see=see).color - truth) ** 2)
+
+    cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
+    errors = jax.lax.map(view, (cameras, batch["pose"], batch["pixel"], batch["color"]))
+    return {"mse": errors, "psnr": psnr(errors)}
+
+
 def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> Experiment:
     """Wires the experiment: source -> model -> objective -> step -> evaluation -> pictures.
 
@@ -164,55 +215,25 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         field = functools.partial(apply_in_param_dtype, model, params)
         return render_ray(field, key, *ray(camera, pose, pixel), **sampling)
 
-    def objective(
-        params: Params, model_state: ModelState, key: Key, batch: Batch
-    ) -> tuple[Array, tuple[ModelState, Terms]]:
-        def loss(key: Key, camera: Camera, pose: Array, pixel: Array, color: Array) -> Array:
-            return jnp.mean((see(params, key, camera, pose, pixel).color - target_color(color, behind)) ** 2)
-
-        keys = rng.per_example(rng.stream(key, "ray"), batch["index"])
-        cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
-        losses = jax.vmap(loss)(keys, cameras, batch["pose"], batch["pixel"], batch["color"])
-        return jnp.mean(losses), (model_state, {})
-
-    def look(params: Params, camera: Camera, pose: Array, pixels: Array) -> View:
-        def one(pixel: Array) -> View:
-            seen = see(params, None, camera, pose, pixel)
-            return View(jnp.clip(seen.color, 0.0, 1.0), seen.median_depth, seen.opacity, seen.color)
-
-        return jax.lax.map(one, pixels, batch_size=_CHUNK)
-
-    def values(params: Params, key: Key, batch: Batch) -> Terms:
-        def view(row: tuple[Camera, Array, Array, Array]) -> Array:
-            camera, pose, pixels, colors = row
-            truth = jax.vmap(lambda color: target_color(color, behind))(colors)
-            return jnp.mean((look(params, camera, pose, pixels).color - truth) ** 2)
-
-        cameras = Camera(batch["focal"], batch["center"], batch["distortion"])
-        errors = jax.lax.map(view, (cameras, batch["pose"], batch["pixel"], batch["color"]))
-        return {"mse": errors, "psnr": psnr(errors)}
-
     def whole(params: Params, camera: Camera, pose: Array) -> View:
-        seen = look(params, camera, pose, jnp.asarray(pixel_centers(height, width).reshape(-1, 2)))
+        pixels = jnp.asarray(pixel_centers(height, width).reshape(-1, 2))
+        seen = render_pixels(params, camera, pose, pixels, see=see)
         return jax.tree.map(lambda part: part.reshape(height, width, *part.shape[1:]), seen)
 
     def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros(3 + 6 * frequencies))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
-    def sample(state: TrainState, keys: Key) -> Array:
-        at, camera = pose_at(notes["path"], _scenes.outlook_of(train_source)), _scenes.camera_of(train_source)
-        return jax.lax.map(lambda key: whole(state.eval_params, camera, at(jax.random.uniform(key))).color, keys)
-
     shown: dict[str, Any] = {"render": jax.jit(whole), "config": config}
     return Experiment(
         train_source=train_source,
         test_source=test_source,
         init=init,
-        train_step=make_train_step(objective, accumulate=config.train.accumulate, **options),
-        eval_step=make_eval_step(values),
+        train_step=make_train_step(
+            functools.partial(objective, see=see, behind=behind), accumulate=config.train.accumulate, **options
+        ),
+        eval_step=make_eval_step(functools.partial(view_values, see=see, behind=behind)),
         report=report,
-        sample=sample,
         steps_per_call=config.train.steps_per_call,
         **_scenes.looks(train_source, test_source, **shown),
     )

@@ -15,19 +15,17 @@ Presets (--preset=...):
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Source, UserError
-from gen_jax.data import image_sources
-from gen_jax.families.vae import evaluation, losses, models, pictures, sampling
-from gen_jax.train import parallel
+from gen_jax.contracts import Experiment, Key, Source, UserError
+from gen_jax.families.vae import evaluation, models, objectives, pictures, sampling
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -130,7 +128,7 @@ def validate(config: ConfigDict) -> None:
       UserError: for the first value out of range.
     """
     rules = config_lib.base_rules() | {
-        "data.binarization": config_lib.one_of(*losses.BINARIZATIONS),
+        "data.binarization": config_lib.one_of(*objectives.BINARIZATIONS),
         "model.network": config_lib.one_of("mlp", "conv"),
         "model.latent_dim": config_lib.at_least(1),
         "model.dense": config_lib.at_least(1),
@@ -141,7 +139,7 @@ def validate(config: ConfigDict) -> None:
         "model.fixed_std": config_lib.positive,
         "model.hidden": config_lib.each(config_lib.at_least(1)),
         "model.channels": config_lib.each(config_lib.at_least(1)),
-        "objective.bound": config_lib.one_of(*losses.BOUNDS),
+        "objective.bound": config_lib.one_of(*objectives.BOUNDS),
         "objective.num_samples": config_lib.at_least(1),
         "objective.beta": config_lib.at_least(0.0),
         "objective.kl_warmup": config_lib.duration,
@@ -178,16 +176,14 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = sources or image_sources(
-        config.data.name, config.data.dir or None, **parallel.stream_options(config)
-    )
+    train_source, test_source = _images.sources_of(config, sources)
     model = build_model(config, train_source.example_shape)
 
     def steps(duration: str) -> int:
         return config_lib.steps_in(duration, config.train.batch_size, train_source.num_examples)
 
     objective = functools.partial(
-        losses.objective,
+        objectives.objective,
         model=model,
         bound=config.objective.bound,
         num_samples=config.objective.num_samples,
@@ -197,7 +193,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     )
     options = step_options(config, train_source.num_examples)
 
-    def init(key: Any) -> TrainState:
+    def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
@@ -221,7 +217,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         likelihood_step=make_eval_step(functools.partial(evaluation.likelihood_values, **tested, **importance)),
         report=functools.partial(evaluation.report, num_dims=num_dims, exact=is_likelihood(config)),
         sample=lambda state, keys: sampling.sample_prior(state.eval_params, keys, model=model),
-        pictures=lambda state: pictures.pictures(state.eval_params, state.key, **shown),
+        pictures=lambda state: pictures.image_pictures(state.eval_params, state.key, **shown),
         headline=("elbo_nats", "score_nats", "iwae_nats", "bits_per_dim", "active_units"),
         steps_per_call=config.train.steps_per_call,
     )
@@ -243,12 +239,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> models.VAE:
         encoder = models.MLPEncoder(m.latent_dim, tuple(m.hidden), activation, m.dropout)
         decoder = models.MLPDecoder(output_shape, tuple(reversed(m.hidden)), activation, m.dropout)
     else:
-        shrink = 2 ** len(m.channels)
-        if height % shrink or width % shrink or not m.channels:
-            raise UserError(
-                f"The convolutional VAE of {len(m.channels)} stages takes images whose sides divide by {shrink}, not "
-                f"{height}x{width}; change config.model.channels, or use config.model.network=mlp."
-            )
+        _images.check_stages(config, image_shape, "VAE")
         encoder = models.ConvEncoder(m.latent_dim, tuple(m.channels), m.dense, activation, m.dropout)
         decoder = models.ConvDecoder(output_shape, tuple(m.channels), m.dense, activation, m.dropout)
     return models.VAE(encoder, decoder, m.likelihood, m.variance, m.fixed_std)

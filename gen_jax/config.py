@@ -233,6 +233,11 @@ def between(low: float, high: float) -> Rule:
     return lambda value: None if low <= value < high else f"a number of at least {low} and below {high}"
 
 
+def share(value: float) -> str | None:
+    """Refuses what is not a number in [0, 1]."""
+    return None if 0 <= value <= 1 else "a number from 0 to 1"
+
+
 def inside(low: float, high: float) -> Rule:
     """A rule that refuses numbers outside of (low, high)."""
     return lambda value: None if low < value < high else f"a number above {low} and below {high}"

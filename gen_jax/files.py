@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import os
 import pathlib
+import pickle
 import struct
 import zipfile
 import zlib
@@ -28,6 +29,21 @@ BROKEN_NPZ = (
     OverflowError,
     TypeError,
     SyntaxError,
+)
+# What PyTorch's reader of weights raises on bytes that are not what they should be.
+BROKEN_TORCH = (
+    pickle.UnpicklingError,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    AttributeError,
+    AssertionError,
 )
 # What Pillow's decoders raise on bytes that are not what they should be.
 BROKEN_IMAGE = (

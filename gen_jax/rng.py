@@ -64,3 +64,17 @@ def per_example(key: Key, index: ArrayLike) -> Key:
       [B] keys; key i depends on `index[i]` alone, whatever device or process holds it.
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(index, jnp.uint32))
+
+
+def numbered(key: Key, name: str, count: int) -> Key:
+    """As many keys as are wanted for one named use of randomness, where the examples are numbered from 0.
+
+    Args:
+      key: a root key or a step's key.
+      name: of the stream.
+      count: n.
+
+    Returns:
+      [n] keys; key i depends on the name and on i alone.
+    """
+    return per_example(stream(key, name), jnp.arange(count))

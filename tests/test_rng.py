@@ -74,6 +74,14 @@ def test_per_example_takes_the_largest_index():
     assert _distinct([rng.per_example(rng.root(0), index)]) == len(index)
 
 
+def test_numbered_keys_are_those_of_the_examples_from_0_on():
+    """However many are asked for, key i is that of example i of the stream."""
+    key = rng.root(3)
+    few, many = _bits(rng.numbered(key, "walk", 4)), _bits(rng.numbered(key, "walk", 9))
+    np.testing.assert_array_equal(few, many[:4])
+    np.testing.assert_array_equal(many[[6]], _bits(rng.per_example(rng.stream(key, "walk"), np.array([6]))))
+
+
 def test_streams_are_unrelated():
     """Normal numbers of two streams, two steps or two examples are uncorrelated (4 standard errors of n = 20000)."""
     count = 20_000

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 
 from gen_jax.contracts import UserError
+from gen_jax.poses import focus_of
 
 # How far RᵀR may be from the identity.
 _RIGID = 1e-3
@@ -73,6 +75,32 @@ class Scene:
     fingerprint: str
     origin: str
     frame: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(3, 4))
+
+
+class Reading(NamedTuple):
+    """How a scene is read, whatever its format.
+
+    Attributes:
+      factor: how many times smaller the images are made, by area; ready-made ones (`images_8`) are taken where LLFF and
+        COLMAP have them.
+      hold_out_every: of formats that have no split of their own, each so many-th view is for the test; 0 for none.
+      near: the depth before which there is nothing; None for what the format says.
+      far: the depth behind which there is nothing; None likewise.
+      premultiplied: whether the colours in the files are multiplied by alpha.
+    """
+
+    factor: int = 1
+    hold_out_every: int = 8
+    near: float | None = None
+    far: float | None = None
+    premultiplied: bool = False
+
+    def bounds(self, near: float, far: float) -> tuple[float, float]:
+        """The depths asked for, or those that the format says."""
+        return near if self.near is None else self.near, far if self.far is None else self.far
+
+
+USUAL = Reading()
 
 
 def make_views(
@@ -208,6 +236,38 @@ def hold_out(views: Views, every: int) -> tuple[Views, Views]:
     if every < 1:
         return views, views
     return views.take(rows[rows % every != 0]), views.take(rows[rows % every == 0])
+
+
+def split_views(found: dict[str, Views], reading: Reading) -> tuple[Views, Views, Views]:
+    """Views to learn from, to watch and to judge by.
+
+    Args:
+      found: by split, "train" and as many of "val" and "test" as there are; one stands for the other.
+      reading: how many are held out where both are missing.
+
+    Returns:
+      The three.
+    """
+    train, val, test = (found.get(split) for split in ("train", "val", "test"))
+    assert train is not None
+    if val is None and test is None:
+        train, test = hold_out(train, reading.hold_out_every)
+    judged = val if test is None else test
+    assert judged is not None
+    return train, judged if val is None else val, judged
+
+
+def usual_bounds(views: Views) -> tuple[float, float]:
+    """Depths for a scene that says none: a tenth of, and four times, the distance of its cameras from their focus.
+
+    Args:
+      views: all of them.
+
+    Returns:
+      near and far.
+    """
+    distance = float(np.linalg.norm(views.poses[:, :, 3] - focus_of(views.poses), axis=1).mean())
+    return 0.1 * distance, 4.0 * distance
 
 
 def _size(image: np.ndarray) -> str:

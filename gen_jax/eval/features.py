@@ -58,14 +58,6 @@ class FeatureExtractor:
     name: str
     extract: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
-    def features(self, images: np.ndarray) -> np.ndarray:
-        """[N, d] float32 of images [N, H, W, C] in [0, 1]."""
-        return self.extract(images)[0]
-
-    def probs(self, images: np.ndarray) -> np.ndarray | None:
-        """[N, K] float32 of images [N, H, W, C] in [0, 1], or None."""
-        return self.extract(images)[1]
-
 
 def load(path: str, image_shape: ImageShape) -> FeatureExtractor | None:
     """The extractor that a path names, for images of a shape.
@@ -369,21 +361,14 @@ def judge_features(
     halves = NUM_RESAMPLES if num_resamples is None else num_resamples
     options: dict[str, Any] = {"seed": seed, "num_resamples": halves, "level": level}
     real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
-
-    def frechet(one: np.ndarray, other: np.ndarray) -> float:
-        return distances.frechet_distance_of_features(one, other).value
-
     slow = num_resamples is None and real.shape[-1] > MANY_FEATURES
     of_frechet = options | {"num_resamples": FEW_RESAMPLES} if slow else options
     found = {
-        "frechet_distance": bootstrap.from_zero(bootstrap.half_sample_interval(frechet, real, fake, **of_frechet)),
+        "frechet_distance": _frechet_interval(real, fake, **of_frechet),
         "kernel_distance": distances.kernel_distance_interval(real, fake, **options),
     }
     if fake_probs is not None:
-        shuffled = np.random.default_rng(seed).permutation(fake_probs)  # A split must know nothing of the order.
-        found["inception_score"] = bootstrap.half_sample_interval(
-            lambda probs: distances.inception_score(probs).value, shuffled, **options
-        )
+        found["inception_score"] = _score_interval(fake_probs, **options)
     random = np.random.default_rng(seed)
     some = [x[random.permutation(len(x))[:max_neighbour_examples]] for x in (real, fake)]
     found |= coverage.neighbour_intervals(*some, **options)
@@ -395,6 +380,23 @@ def judge_features(
         "too_few_examples": few,
     }
     return _named(name, found) | {f"{fact}_{name}": float(count) for fact, count in counts.items()}
+
+
+def _frechet_interval(real: np.ndarray, fake: np.ndarray, **options: Any) -> bootstrap.Interval:
+    """The Fréchet distance of features, with an interval that does not go below 0."""
+
+    def frechet(one: np.ndarray, other: np.ndarray) -> float:
+        return distances.frechet_distance_of_features(one, other).value
+
+    return bootstrap.from_zero(bootstrap.half_sample_interval(frechet, real, fake, **options))
+
+
+def _score_interval(probs: np.ndarray, *, seed: int, **options: Any) -> bootstrap.Interval:
+    """The inception score of class probabilities, with an interval."""
+    shuffled = np.random.default_rng(seed).permutation(probs)  # A split must know nothing of the order.
+    return bootstrap.half_sample_interval(
+        lambda probs: distances.inception_score(probs).value, shuffled, seed=seed, **options
+    )
 
 
 def _named(name: str, intervals: dict[str, bootstrap.Interval]) -> dict[str, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from skimage.metrics import structural_similarity
 
+SSIM_WINDOW = 11  # The side in pixels of the windows that `ssim` looks through.
+
 
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
     """The peak signal-to-noise ratio: −10 log₁₀ of the mean squared error.

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import Array, UserError
-from gen_jax.files import BROKEN_NPZ, absolute
+from gen_jax.files import BROKEN_NPZ, BROKEN_TORCH, absolute
 
 NAME = "inception_2015"
-NUM_FEATURES = 2048
 NUM_CLASSES = 1008
 SIDE = 299  # Pixels of the square that every image is brought to.
 
@@ -326,5 +325,5 @@ def _read_torch(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
         return {name: array.numpy() for name, array in weights.items()}
-    except Exception as error:  # What PyTorch raises on a broken file has no common kind.
+    except BROKEN_TORCH as error:
         raise UserError(f"{file} cannot be read as PyTorch's weights; get Inception's file anew.") from error

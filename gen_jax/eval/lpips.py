@@ -22,6 +22,7 @@ from gen_jax.files import BROKEN_NPZ, absolute
 # Of the images that the networks were trained on, in [-1, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _STAGES = 5
+LEAST_SIDE = 32  # Of an image in pixels, which the networks halve so often.
 
 
 class Weights(NamedTuple):

@@ -18,13 +18,13 @@ class SmallClassifier(nn.Module):
       num_classes: K.
       channels: of each stage.
       num_features: d, the width of the hidden layer.
-      dropout_rate: before and after the hidden layer.
+      dropout: before and after the hidden layer.
     """
 
     num_classes: int = 10
     channels: tuple[int, ...] = (16, 32, 64)
     num_features: int = 64
-    dropout_rate: float = 0.0
+    dropout: float = 0.0
 
     def setup(self) -> None:
         """Makes the layers."""
@@ -32,7 +32,7 @@ class SmallClassifier(nn.Module):
         self.hidden = nn.Dense(self.num_features)
         self.normalise = nn.LayerNorm(use_scale=False, use_bias=False)
         self.logits = nn.Dense(self.num_classes)
-        self.dropouts = [Dropout(self.dropout_rate) for _ in range(2)]
+        self.dropouts = [Dropout(self.dropout) for _ in range(2)]
 
     def __call__(self, x: Array, dropout_keys: Key | None = None) -> Array:
         """Maps images [B, H, W, C] in [0, 1] to the logits [B, K] of the classes."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from gen_jax.contracts import Array
 from gen_jax.ops.cameras import exact_product
+from gen_jax.poses import focus_of, mean_axes, unit
 
 PATHS = ("orbit", "spiral")
 
@@ -145,11 +146,11 @@ def orbit_outlook(poses: np.ndarray) -> Outlook:
     """
     poses = np.asarray(poses, np.float64)
     places, focus = poses[:, :, 3], focus_of(poses)
-    up = _unit(poses[:, :, 1].mean(axis=0))
+    up = unit(poses[:, :, 1].mean(axis=0))
     nearest = np.abs(up).argmax()
     if abs(up[nearest]) > np.cos(np.deg2rad(20.0)):
         up = np.sign(up[nearest]) * np.eye(3)[nearest]
-    first = _unit(np.cross(np.eye(3)[(np.abs(up).argmax() + 2) % 3], up))
+    first = unit(np.cross(np.eye(3)[(np.abs(up).argmax() + 2) % 3], up))
     axes = np.stack([first, np.cross(up, first), up], axis=1)
     offsets = (places - focus) @ axes
     radius = np.linalg.norm(offsets, axis=1)
@@ -170,12 +171,10 @@ def spiral_outlook(poses: np.ndarray, near: float, far: float) -> Outlook:
       each radius is one that nine in ten cameras are within.
     """
     poses = np.asarray(poses, np.float64)
-    back = _unit(poses[:, :, 2].sum(axis=0))
-    right = _unit(np.cross(poses[:, :, 1].sum(axis=0), back))
-    axes, middle = np.stack([right, np.cross(back, right), back], axis=1), poses[:, :, 3].mean(axis=0)
+    axes, middle = mean_axes(poses), poses[:, :, 3].mean(axis=0)
     depth = 1.0 / (0.25 / near + 0.75 / (5.0 * far))
     radii = np.percentile(np.abs((poses[:, :, 3] - middle) @ axes), 90, axis=0)
-    return Outlook(axes, middle, middle - depth * back, depth, 0.0, radii)
+    return Outlook(axes, middle, middle - depth * axes[:, 2], depth, 0.0, radii)
 
 
 def one_sided_outlook(poses: np.ndarray, orbit: Outlook) -> Outlook:
@@ -191,21 +190,3 @@ def one_sided_outlook(poses: np.ndarray, orbit: Outlook) -> Outlook:
     first = np.asarray(poses[0], np.float64)
     radii = orbit.radius * np.array([0.2, 0.2, 0.1])
     return orbit._replace(axes=first[:, :3], middle=first[:, 3], radii=radii)
-
-
-def focus_of(poses: np.ndarray) -> np.ndarray:
-    """The point nearest to all optical axes, in the sense of least squares.
-
-    Args:
-      poses: [N, 3, 4], camera to world, OpenGL's axes.
-
-    Returns:
-      [3].
-    """
-    along, places = poses[:, :, 2].astype(np.float64), poses[:, :, 3].astype(np.float64)
-    across = np.eye(3) - along[:, :, None] * along[:, None]
-    return np.linalg.lstsq(across.sum(axis=0), np.einsum("nij,nj->i", across, places), rcond=None)[0]
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)

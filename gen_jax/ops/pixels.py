@@ -1,11 +1,14 @@
-"""From stored 8-bit levels to what a likelihood is a likelihood of. One example; the noise is keyed by the caller."""
+"""From stored 8-bit levels to what networks see and likelihoods are of, and back to images.
+
+What draws noise is of one example, its key the caller's.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from gen_jax.contracts import Array, Key
+from gen_jax.contracts import Array, Batch, Key
 
 
 def unit_levels(image: Array) -> Array:
@@ -18,6 +21,32 @@ def unit_levels(image: Array) -> Array:
       [...] float32 in [0, 1].
     """
     return jnp.asarray(image, jnp.float32) / 255.0
+
+
+def examples_of(batch: Batch) -> Array:
+    """The examples of a batch as networks that see [−1, 1] have them: levels 0 … 255 as −1 … 1, points as they are.
+
+    Args:
+      batch: with `image` [B, H, W, C] uint8 or `point` [B, 2].
+
+    Returns:
+      [B, ...] float32.
+    """
+    if "point" in batch:
+        return jnp.asarray(batch["point"], jnp.float32)
+    return 2.0 * unit_levels(batch["image"]) - 1.0
+
+
+def to_unit(x: Array) -> Array:
+    """Images from [−1, 1] to [0, 1], what is outside cut off.
+
+    Args:
+      x: [...].
+
+    Returns:
+      [...].
+    """
+    return jnp.clip((x + 1) / 2, 0.0, 1.0)
 
 
 def dynamic_binarization(key: Key, image: Array) -> Array:

@@ -26,7 +26,6 @@ from gen_jax.contracts import Batch, UserError
 
 AXIS = "batch"
 T = TypeVar("T")
-BACKENDS = ("auto", "pmap", "jit")
 
 
 class Layout:

@@ -41,8 +41,6 @@ def test_the_embedded_classifier_is_as_accurate_as_its_readme_says(extractor, im
     np.testing.assert_allclose(found.mean(axis=1), 0, atol=1e-5)
     np.testing.assert_allclose(found.var(axis=1), 1, atol=1e-3)
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
-    assert (extractor.features(images[:3]) == extractor.extract(images[:3])[0]).all()
-    assert (extractor.probs(images[:3]) == extractor.extract(images[:3])[1]).all()
 
 
 def test_the_embedded_weights_are_the_readmes():
@@ -59,9 +57,9 @@ def test_the_embedded_weights_are_the_readmes():
 @pytest.mark.parametrize("num", [1, 249, 250, 251, 700])
 def test_batches_are_of_no_account(extractor, images, num: int):
     """Any number of images has the features of the images one batch at a time, in order."""
-    found = extractor.features(images[:num])
+    found = extractor.extract(images[:num])[0]
     assert found.shape == (num, 64)
-    whole = extractor.features(images)
+    whole = extractor.extract(images)[0]
     np.testing.assert_allclose(found, whole[:num], atol=1e-5)
 
 
@@ -91,8 +89,8 @@ def test_judge_gives_the_numbers_of_the_metrics(extractor, images):
     """
     real, fake = images[:500], np.clip(images[500:] + 0.1, 0, 1)
     found = features.judge(extractor, real, fake, seed=1, num_resamples=30)
-    one, other = extractor.features(real), extractor.features(fake)
-    probs = np.random.default_rng(1).permutation(extractor.probs(fake))  # Splits in the order of the same seed.
+    one, other = extractor.extract(real)[0], extractor.extract(fake)[0]
+    probs = np.random.default_rng(1).permutation(extractor.extract(fake)[1])  # Splits in the order of the same seed.
     random = np.random.default_rng(0)
 
     def metrics(real: np.ndarray, fake: np.ndarray, probs: np.ndarray) -> dict[str, float]:
@@ -252,8 +250,8 @@ def test_a_run_is_an_extractor_by_its_data_and_digest(tmp_path, ema: bool):
     assert found.name == f"classifier_my_photos_v1_{features.digest(params)[:8]}"
     x = np.random.default_rng(0).random((6, *SHAPE), np.float32)
     expected, logits = MODEL.apply({"params": params}, x, method="classify")
-    np.testing.assert_allclose(found.features(x), expected, atol=1e-5)
-    np.testing.assert_allclose(found.probs(x), jax.nn.softmax(logits), atol=1e-6)
+    np.testing.assert_allclose(found.extract(x)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(found.extract(x)[1], jax.nn.softmax(logits), atol=1e-6)
     with pytest.raises(UserError, match=r"\(12, 10, 3\), not \(28, 28, 1\)"):
         features.load(str(tmp_path / "run"), (28, 28, 1))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _diffusion, ddpm_toy
+from experiments import _diffusion, _points, ddpm_toy
 from gen_jax import rng
 from gen_jax.families import diffusion as family
 from gen_jax.families.diffusion import models
@@ -51,7 +51,7 @@ class Exact(nn.Module):
     std: float
 
     @nn.compact
-    def __call__(self, x, time, label=None, keys=None):
+    def __call__(self, x, time, label=None, dropout_keys=None):
         self.param("nothing", nn.initializers.zeros_init(), (1,))
         t = jnp.asarray(time, jnp.int32)
         signal, noise = at(self.process.signal, t, x), at(self.process.noise, t, x)
@@ -65,7 +65,7 @@ def best_on_the_ring(monkeypatch):
 
     def build(**values):
         config = changed(ddpm_toy, "default", data__num_test=1000, eval__mode_count=50, **values)
-        mixture = ddpm_toy.mixture_of(config)
+        mixture = _points.mixture_of(config)
         exact = Exact(_diffusion.make_process(config), tuple(map(tuple, mixture.centres.tolist())), mixture.std)
         monkeypatch.setattr(models, "MLP", lambda *args: exact)
         experiment = ddpm_toy.build(config)

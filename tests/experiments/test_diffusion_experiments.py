@@ -291,7 +291,7 @@ class Small(nn.Module):
     channels: int = 1
 
     @nn.compact
-    def __call__(self, x, time, label=None, keys=None):
+    def __call__(self, x, time, label=None, dropout_keys=None):
         h = nn.Dense(8)(x) + nn.Dense(8)(time.astype(x.dtype)[:, None] / 20)[:, None, None]
         if self.num_classes:
             h = h + nn.Embed(self.num_classes + 1, 8)(label)[:, None, None]

@@ -121,8 +121,8 @@ def test_the_unrolled_game_s_discriminator_has_its_rate_and_its_clipping():
     [
         (gan, {"num_classes": 10, "conditioning": "embedding", "maxout_pieces": 2, "dropout": 0.25,
                "input_dropout": 0.1},
-         {"num_classes": 10, "conditioning": "embedding", "maxout_pieces": 2, "dropout_rate": 0.25,
-          "input_dropout_rate": 0.1}),
+         {"num_classes": 10, "conditioning": "embedding", "maxout_pieces": 2, "dropout": 0.25,
+          "input_dropout": 0.1}),
         (gan, {"spectral": True}, {"spectral": True}),
         (dcgan, {"num_classes": 10, "conditioning": "embedding", "kernel_size": 5, "channels": 3,
                  "discriminator_norm": "layer", "spectral": True},

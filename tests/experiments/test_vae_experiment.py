@@ -13,7 +13,7 @@ from experiments import vae
 from gen_jax import rng
 from gen_jax.contracts import UserError
 from gen_jax.data import ImageBatches
-from gen_jax.families.vae import evaluation, losses
+from gen_jax.families.vae import evaluation, objectives
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.parallel import Layout
 
@@ -138,11 +138,11 @@ def test_pictures_show_the_whole_test_set_whatever_the_batches(count, batch, pro
 def test_unknown_names_are_refused_by_the_functions_themselves():
     image = np.zeros((2, 2, 1), np.uint8)
     with pytest.raises(ValueError, match="binarization"):
-        losses.observe(rng.root(0), image, "bernoulli", "dynmic")
+        objectives.observe(rng.root(0), image, "bernoulli", "dynmic")
     with pytest.raises(ValueError, match="bound"):
-        losses.objective({}, {}, rng.root(0), {}, model=None, bound="iwea")
+        objectives.objective({}, {}, rng.root(0), {}, model=None, bound="iwea")
     with pytest.raises(ValueError, match="no weighted divergence"):
-        losses.objective({}, {}, rng.root(0), {}, model=None, bound="iwae", beta=2.0)
+        objectives.objective({}, {}, rng.root(0), {}, model=None, bound="iwae", beta=2.0)
 
 
 def test_the_decoder_mirrors_the_encoder():

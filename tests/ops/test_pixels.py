@@ -18,6 +18,16 @@ def test_unit_levels():
     assert float(x.max()) == 1.0
 
 
+def test_examples_and_the_way_back():
+    """Levels 0, 51 and 255 are −1, −0.6 and 1, and 0, 0.2 and 1 again; points stay; what is outside is cut off."""
+    x = pixels.examples_of({"image": np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1)})
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(x.ravel(), [-1, -0.6, 1], atol=1e-6)
+    np.testing.assert_allclose(pixels.to_unit(x).ravel(), [0, 0.2, 1], atol=1e-6)
+    np.testing.assert_array_equal(pixels.to_unit(jnp.array([-1.5, 1.5])), [0, 1])
+    np.testing.assert_array_equal(pixels.examples_of({"point": np.array([[3.0, -4.0]])}), [[3, -4]])
+
+
 def test_dynamic_binarization_has_the_grey_levels_mean():
     """The frequency of 1 is v / 255 within 4 standard errors at every level, and 0 and 255 never change."""
     count = 20_000

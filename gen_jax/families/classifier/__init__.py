@@ -6,6 +6,8 @@ Papers:
   * "Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency Maps", Simonyan et al.,
     2014 (arXiv:1312.6034): the images that a class's score is greatest for.
 
+The network has no `models.py` here: it is `gen_jax.nn.small_classifier`, since `gen_jax.eval.features` runs it as well.
+
 Symbols:
   x       an image, [H, W, C] in [0, 1]
   c       a class, from 0 to K − 1
@@ -19,7 +21,8 @@ Differences from the papers:
     stays in [0, 1]; so every key has its own picture.
 """
 
-from gen_jax.families.classifier.losses import cross_entropy, objective
+from gen_jax.families.classifier.losses import cross_entropy
+from gen_jax.families.classifier.objectives import objective
 from gen_jax.families.classifier.sampling import class_images
 
 __all__ = ["class_images", "cross_entropy", "objective"]

@@ -16,7 +16,7 @@ from gen_jax.nn.small_classifier import SmallClassifier
 from gen_jax.ops import pixels
 
 
-def values(params: Params, key: Key, batch: Batch, *, model: SmallClassifier) -> Terms:
+def class_values(params: Params, key: Key, batch: Batch, *, model: SmallClassifier) -> Terms:
     """Whether each test image is classified correctly, and the cross-entropy of its class.
 
     Args:
@@ -37,7 +37,7 @@ def report(means: dict[str, np.ndarray]) -> dict[str, float]:
     """The numbers people read.
 
     Args:
-      means: over the test set, as `values` names them.
+      means: over the test set, as `class_values` names them.
 
     Returns:
       `accuracy_percent` and `cross_entropy_nats`.

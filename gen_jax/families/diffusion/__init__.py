@@ -115,7 +115,7 @@ from gen_jax.families.diffusion.process import (
     told_time,
 )
 from gen_jax.families.diffusion.samplers import Sampler, ancestral, ddim, ddim_inversion, dpm_solver, inpaint
-from gen_jax.families.diffusion.sampling import run, sample, start_noise, to_unit
+from gen_jax.families.diffusion.sampling import run, sample, start_noise
 from gen_jax.families.diffusion.timesteps import (
     History,
     antithetic,
@@ -127,6 +127,7 @@ from gen_jax.families.diffusion.timesteps import (
     update_history,
 )
 from gen_jax.families.diffusion.unet import UNet
+from gen_jax.ops.pixels import to_unit
 
 __all__ = [
     "ADMUNet",

@@ -70,8 +70,8 @@ class ResidualBlock(nn.Module):
     resample: Callable[[Array], Array] | None = None
 
     @nn.compact
-    def __call__(self, x: Array, embedding: Array, keys: Key | None) -> Array:
-        """Maps `x` [B, H, W, C] and an embedding [B, E] to [B, H', W', features]; `keys` [B] are of dropout."""
+    def __call__(self, x: Array, embedding: Array, dropout_keys: Key | None) -> Array:
+        """Maps `x` [B, H, W, C] and an embedding [B, E] to [B, H', W', features]; `dropout_keys` are [B]."""
         h = nn.swish(GroupNorm(epsilon=EPSILON, name="norm1")(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
             h = norm(h, *jnp.split(told(nn.swish(embedding)), 2, axis=-1))
         else:
             h = norm(h + told(nn.swish(embedding))[:, None, None])
-        h = Dropout(self.dropout, name="dropout")(nn.swish(h), keys)
+        h = Dropout(self.dropout, name="dropout")(nn.swish(h), dropout_keys)
         h = nn.Conv(self.features, (3, 3), kernel_init=_zeros, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, kernel_init=torch_uniform, name="shortcut")(x)
@@ -152,45 +152,45 @@ class Levels(nn.Module):
         h: Array,
         features: int,
         embedding: Array,
-        keys: Key | None,
+        dropout_keys: Key | None,
         name: str,
         resample: Callable[[Array], Array] | None = None,
     ) -> Array:
         """One residual block."""
         kind = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-        return kind(features, self.dropout, self.adaptive_norm, resample, name=name)(h, embedding, keys)
+        return kind(features, self.dropout, self.adaptive_norm, resample, name=name)(h, embedding, dropout_keys)
 
     def attend(self, h: Array, name: str) -> Array:
         """One block of attention."""
         kind = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         return kind(self.head_channels, name=name)(h)
 
-    def block(self, h: Array, level: int, embedding: Array, keys: Key | None, name: str) -> Array:
+    def block(self, h: Array, level: int, embedding: Array, dropout_keys: Key | None, name: str) -> Array:
         """One residual block of a level, and attention where it belongs."""
-        h = self.residual(h, self.channels * self.channel_mult[level], embedding, keys, name)
+        h = self.residual(h, self.channels * self.channel_mult[level], embedding, dropout_keys, name)
         return self.attend(h, f"{name}_attention") if h.shape[1] in self.attention_at else h
 
-    def way_in(self, x: Array, embedding: Array, keys: Key | None) -> list[Array]:
+    def way_in(self, x: Array, embedding: Array, dropout_keys: Key | None) -> list[Array]:
         """The feature maps from the image to the smallest, of which the way out is shown every one."""
         h = nn.Conv(self.channels * self.channel_mult[0], (3, 3), kernel_init=torch_uniform, name="in")(x)
         maps, last = [h], len(self.channel_mult) - 1
         for level in range(last + 1):
             for i in range(self.num_blocks):
-                h = self.block(h, level, embedding, keys, f"down{level}_{i}")
+                h = self.block(h, level, embedding, dropout_keys, f"down{level}_{i}")
                 maps.append(h)
             if level != last:
                 if self.big_gan_resampling:
-                    h = self.residual(h, h.shape[-1], embedding, keys, f"down{level}", mean_pool)
+                    h = self.residual(h, h.shape[-1], embedding, dropout_keys, f"down{level}", mean_pool)
                 else:
                     h = StridedConv(h.shape[-1], 3, 2, torch_uniform, name=f"down{level}")(h)
                 maps.append(h)
         return maps
 
-    def middle(self, h: Array, embedding: Array, keys: Key | None) -> Array:
+    def middle(self, h: Array, embedding: Array, dropout_keys: Key | None) -> Array:
         """Two residual blocks with attention in between, at the smallest size."""
-        h = self.residual(h, h.shape[-1], embedding, keys, "middle0")
+        h = self.residual(h, h.shape[-1], embedding, dropout_keys, "middle0")
         h = self.attend(h, "middle_attention")
-        return self.residual(h, h.shape[-1], embedding, keys, "middle1")
+        return self.residual(h, h.shape[-1], embedding, dropout_keys, "middle1")
 
 
 class ADMUNet(Levels):
@@ -213,14 +213,14 @@ class ADMUNet(Levels):
     num_classes: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, label: Array | None = None, dropout_keys: Key | None = None) -> Array:
         """Predicts from noisy images.
 
         Args:
           x: [B, H, W, C].
           time: [B] what `process.told_time` says.
           label: [B] int, 0 … num_classes; None for the last, which stands for none.
-          keys: [B] of dropout, or None for none.
+          dropout_keys: [B] of dropout, or None for none.
 
         Returns:
           [B, H, W, out_channels].
@@ -237,14 +237,14 @@ class ADMUNet(Levels):
             embedding = embedding + table(label)
         elif label is not None:
             raise ValueError("This network has num_classes=0 and was given labels; leave them out.")
-        maps = self.way_in(x, embedding, keys)
-        h = self.middle(maps[-1], embedding, keys)
+        maps = self.way_in(x, embedding, dropout_keys)
+        h = self.middle(maps[-1], embedding, dropout_keys)
         for level in reversed(range(len(self.channel_mult))):
             for i in range(self.num_blocks + 1):
                 h = jnp.concatenate([h, maps.pop()], axis=-1)
-                h = self.block(h, level, embedding, keys, f"up{level}_{i}")
+                h = self.block(h, level, embedding, dropout_keys, f"up{level}_{i}")
             if level and self.big_gan_resampling:
-                h = self.residual(h, h.shape[-1], embedding, keys, f"up{level}", upsample)
+                h = self.residual(h, h.shape[-1], embedding, dropout_keys, f"up{level}", upsample)
             elif level:
                 h = nn.Conv(h.shape[-1], (3, 3), kernel_init=torch_uniform, name=f"up{level}")(upsample(h))
         h = nn.swish(GroupNorm(epsilon=EPSILON, name="norm")(h))

@@ -12,11 +12,11 @@ from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
 from gen_jax.families.diffusion import timesteps
 from gen_jax.families.diffusion.adm import EPSILON, Levels, torch_uniform
-from gen_jax.families.diffusion.objectives import examples_of
 from gen_jax.families.diffusion.process import Process, diffuse, told_time
 from gen_jax.nn.attention import attention
 from gen_jax.nn.group_norm import GroupNorm
 from gen_jax.nn.precision import apply_in_param_dtype
+from gen_jax.ops import pixels
 
 
 class AttentionPool(nn.Module):
@@ -66,25 +66,25 @@ class NoisyClassifier(Levels):
     num_classes: int = 1000
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, dropout_keys: Key | None = None) -> Array:
         """Classifies noisy images.
 
         Args:
           x: [B, H, W, C].
           time: [B] what `process.told_time` says.
-          keys: [B] of dropout, or None for none.
+          dropout_keys: [B] of dropout, or None for none.
 
         Returns:
           [B, K] logits.
         """
         embedding = self.embed(time, x.dtype)
-        h = self.middle(self.way_in(x, embedding, keys)[-1], embedding, keys)
+        h = self.middle(self.way_in(x, embedding, dropout_keys)[-1], embedding, dropout_keys)
         h = nn.swish(GroupNorm(epsilon=EPSILON, name="norm")(h))
         return AttentionPool(self.num_classes, self.head_channels, name="pool")(h)
 
 
 def log_prob(
-    params: Params, x: Array, time: Array, label: Array, *, model: NoisyClassifier, keys: Key | None = None
+    params: Params, x: Array, time: Array, label: Array, *, model: NoisyClassifier, dropout_keys: Key | None = None
 ) -> Array:
     """What guidance climbs: log p(y | x_t, t).
 
@@ -96,12 +96,12 @@ def log_prob(
       time: [B] what `process.told_time` says.
       label: [B] int, y.
       model: the classifier.
-      keys: [B] of dropout, or None for none.
+      dropout_keys: [B] of dropout, or None for none.
 
     Returns:
       [B] nats; each of its example alone.
     """
-    return _chosen(_log_probs(params, x, time, model=model, keys=keys), label)
+    return _chosen(_log_probs(params, x, time, model=model, dropout_keys=dropout_keys), label)
 
 
 def classifier_objective(
@@ -113,8 +113,8 @@ def classifier_objective(
 
     Args:
       params: of the model.
-      model_state: passed through.
-      key: the step's key.
+      model_state: {}.
+      key: of this step.
       batch: `image` [B, H, W, C] uint8, `label` [B] and `index` [B].
       model: the classifier.
       process: from which images get their noise.
@@ -126,7 +126,7 @@ def classifier_objective(
     t, _ = timesteps.uniform(rng.stream(key, "timestep"), batch["index"], process.num_steps)
     x_t = _noisy(process, batch["image"], t, rng.per_example(rng.stream(key, "noise"), batch["index"]))
     keys = rng.per_example(rng.stream(key, "dropout"), batch["index"])
-    logs = _log_probs(params, x_t, told_time(process, t), model=model, keys=keys)
+    logs = _log_probs(params, x_t, told_time(process, t), model=model, dropout_keys=keys)
     loss = -jnp.mean(_chosen(logs, batch["label"]))
     return loss, (model_state, {"accuracy": jnp.mean(_correct(logs, batch["label"])), "cross_entropy": loss})
 
@@ -156,7 +156,7 @@ def classifier_values(
     t = jnp.tile(jnp.asarray(steps, jnp.int32), len(keys))
     label = every_step(batch["label"])
     x_t = _noisy(process, every_step(batch["image"]), t, jax.vmap(jax.random.fold_in)(every_step(keys), t))
-    logs = _log_probs(params, x_t, told_time(process, t), model=model, keys=None)
+    logs = _log_probs(params, x_t, told_time(process, t), model=model, dropout_keys=None)
     values = {"correct": _correct(logs, label), "cross_entropy": -_chosen(logs, label)}
     by_step = {name: value.reshape(-1, len(steps)) for name, value in values.items()}
     return {name: jnp.mean(value, axis=1) for name, value in by_step.items()} | {
@@ -164,9 +164,9 @@ def classifier_values(
     }
 
 
-def _log_probs(params: Params, x: Array, time: Array, *, model: NoisyClassifier, keys: Key | None) -> Array:
+def _log_probs(params: Params, x: Array, time: Array, *, model: NoisyClassifier, dropout_keys: Key | None) -> Array:
     """[B, K] log p(y | x_t, t) of every y."""
-    return jax.nn.log_softmax(apply_in_param_dtype(model, params, x, time, keys, method="__call__"))
+    return jax.nn.log_softmax(apply_in_param_dtype(model, params, x, time, dropout_keys, method="__call__"))
 
 
 def _chosen(logs: Array, label: Array) -> Array:
@@ -181,4 +181,4 @@ def _correct(logs: Array, label: Array) -> Array:
 
 def _noisy(process: Process, image: Array, t: Array, keys: Key) -> Array:
     """The images [B, ...] uint8 as [−1, 1] after their steps t [B], each with the noise of its key."""
-    return diffuse(process, examples_of({"image": image}), t, keys)[0]
+    return diffuse(process, pixels.examples_of({"image": image}), t, keys)[0]

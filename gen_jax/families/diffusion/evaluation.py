@@ -21,7 +21,7 @@ from gen_jax.families.diffusion.likelihood import (
     variational_bound,
 )
 from gen_jax.families.diffusion.losses import l_prior
-from gen_jax.families.diffusion.objectives import Diffusion, examples_of, predictor
+from gen_jax.families.diffusion.objectives import Diffusion, predictor
 from gen_jax.families.diffusion.parameterization import clip_to_unit
 from gen_jax.families.diffusion.process import at, q_sample, told_time
 from gen_jax.ops import pixels
@@ -86,7 +86,7 @@ def image_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion
     Returns:
       `simple`, and in bits/dim `vlb` and `prior`, [B] each.
     """
-    process, x0 = diffusion.process, examples_of(batch)
+    process, x0 = diffusion.process, pixels.examples_of(batch)
     edges = doubling_strata(process.num_steps)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "bound"), batch["index"])
     t = jax.vmap(lambda k: draw_in_strata(rng.stream(k, "strata"), edges))(keys)
@@ -113,7 +113,7 @@ def terms_at(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, st
     Returns:
       As `likelihood.bound_terms`, [B, S] each.
     """
-    x0 = examples_of(batch)
+    x0 = pixels.examples_of(batch)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "terms"), batch["index"])
     predict = predictor(diffusion, params, _labels(batch, diffusion, len(steps)))
     return bound_terms(diffusion.process, predict, x0, keys, jnp.asarray(steps), **_options(diffusion))
@@ -165,7 +165,7 @@ def bound_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion
     Returns:
       `simple` [B]; in bits/dim `vlb`, `prior` and `decoder` (L_0, a part of `vlb`), [B] each.
     """
-    x0 = examples_of(batch)
+    x0 = pixels.examples_of(batch)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "likelihood"), batch["index"])
     predict = predictor(diffusion, params, _labels(batch, diffusion, chunk_size))
     terms = variational_bound(diffusion.process, predict, x0, keys, chunk_size=chunk_size, **_options(diffusion))
@@ -275,7 +275,7 @@ def point_values(
     Returns:
       `simple` and `best` [B].
     """
-    process, x0 = diffusion.process, examples_of(batch)
+    process, x0 = diffusion.process, pixels.examples_of(batch)
     edges = even_strata(process.num_steps, num_strata)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "loss"), batch["index"])
     t = jax.vmap(lambda k: draw_in_strata(rng.stream(k, "strata"), edges))(keys).reshape(-1)
@@ -319,7 +319,7 @@ def point_terms(
       `simple`, `best`, and `vlb` in bits/dim with a Gaussian decoder of the last step, whose density is of x_0 itself:
       [B, S] each.
     """
-    process, x0 = diffusion.process, examples_of(batch)
+    process, x0 = diffusion.process, pixels.examples_of(batch)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "terms"), batch["index"])
 
     options: dict[str, Any] = {"variance": diffusion.variance, "decoder": gaussian_log_likelihood}
@@ -364,7 +364,7 @@ def point_likelihood(
     Returns:
       In nats, `bound` and `density`, `flow` and `blurred_density`, [B] each; and what `point_values` gives.
     """
-    process, x0 = diffusion.process, examples_of(batch)
+    process, x0 = diffusion.process, pixels.examples_of(batch)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "likelihood"), batch["index"])
     options: dict[str, Any] = {"prediction": diffusion.prediction, "decoder": gaussian_log_likelihood}
     predict = predictor(diffusion, params, _labels(batch, diffusion, chunk_size))

@@ -216,7 +216,7 @@ def _directions(x0: Array, keys: Key, trace: str, num_probes: int) -> Array:
         return jnp.broadcast_to(axes, (num_dims, *x0.shape))
 
     def probes(key: Key) -> Array:
-        probe_keys = rng.per_example(rng.stream(key, "probe"), jnp.arange(num_probes))
+        probe_keys = rng.numbered(key, "probe", num_probes)
         return jax.vmap(lambda key: jax.random.rademacher(key, x0.shape[1:], x0.dtype))(probe_keys)
 
     return jax.vmap(probes, out_axes=1)(keys)

@@ -25,19 +25,18 @@ class MLP(nn.Module):
     num_classes: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, label: Array | None = None, dropout_keys: Key | None = None) -> Array:
         """Predicts from noisy points.
 
         Args:
           x: [B, D].
           time: [B].
           label: [B] int, read where there are classes; None for the last, which stands for none.
-          keys: without use: there is no dropout.
+          dropout_keys: unused; there is no dropout.
 
         Returns:
           [B, out_features].
         """
-        del keys
         embedding = sinusoidal_embedding(time, 64).astype(x.dtype)
         if self.num_classes:
             label = jnp.full(x.shape[:1], self.num_classes) if label is None else label

@@ -30,7 +30,8 @@ class Diffusion(NamedTuple):
 
     Attributes:
       process: the process.
-      model: `(x_t [B, ...], time [B], *, keys [B] | None) -> output`, and `label [B]` as well where there are classes.
+      model: `(x_t [B, ...], time [B], *, dropout_keys [B] | None) -> output`, and `label [B]` as well where there are
+        classes.
       prediction: what it predicts, one of `parameterization.PREDICTIONS`.
       variance: of a reverse step, one of `parameterization.VARIANCES`.
       num_classes: K; 0 for a model without labels. The label K stands for none.
@@ -43,19 +44,21 @@ class Diffusion(NamedTuple):
     num_classes: int = 0
 
 
-def predictor(diffusion: Diffusion, params: Params, label: Array | None = None, keys: Key | None = None) -> Predict:
+def predictor(
+    diffusion: Diffusion, params: Params, label: Array | None = None, dropout_keys: Key | None = None
+) -> Predict:
     """The network as samplers and likelihoods take it.
 
     Args:
       diffusion: the model.
       params: of the network.
       label: [B] of the examples; None for none.
-      keys: [B] of dropout; None for none.
+      dropout_keys: [B] of dropout; None for none.
 
     Returns:
       `(x_t [B, ...], time [B]) -> output`.
     """
-    options: dict[str, Any] = {"keys": keys}
+    options: dict[str, Any] = {"dropout_keys": dropout_keys}
     if diffusion.num_classes:
         options["label"] = label
 
@@ -66,20 +69,6 @@ def predictor(diffusion: Diffusion, params: Params, label: Array | None = None, 
         return apply_in_param_dtype(diffusion.model, params, x_t, time, **given)
 
     return predict
-
-
-def examples_of(batch: Batch) -> Array:
-    """The examples of a batch as a diffusion has them: levels 0 … 255 as −1 … 1, points as they are.
-
-    Args:
-      batch: with `image` [B, H, W, C] uint8 or `point` [B, 2].
-
-    Returns:
-      x_0 [B, ...] float32.
-    """
-    if "point" in batch:
-        return jnp.asarray(batch["point"], jnp.float32)
-    return 2.0 * pixels.unit_levels(batch["image"]) - 1.0
 
 
 def flip_at_random(key: Key, image: Array) -> Array:
@@ -132,8 +121,8 @@ def objective(
     Args:
       params: of the network.
       model_state: of `init_model_state`.
-      key: the step's key.
-      batch: as in `examples_of`, with `index` [B], and with `label` [B] where the model has classes.
+      key: of this step.
+      batch: as `ops.pixels.examples_of` reads it, with `index` [B], and with `label` [B] where the model has classes.
       diffusion: the model.
       loss: "simple", a weighted squared error of the prediction; "hybrid", L_simple + λ L_vlb; or "vlb", the bound in
         bits/dim with its gradient through mean and variance.
@@ -159,7 +148,7 @@ def objective(
     def keys(name: str) -> Key:
         return rng.per_example(rng.stream(key, name), index)
 
-    x0 = examples_of(batch)
+    x0 = pixels.examples_of(batch)
     if flip:
         x0 = jax.vmap(flip_at_random)(keys("flip"), x0)
     x_t, epsilon = diffuse(diffusion.process, x0, t, keys("noise"))
@@ -185,7 +174,7 @@ def draw_steps(
     """The step of every example of a batch, and its weight.
 
     Args:
-      key: the step's key.
+      key: of this step.
       index: [B] the global number of each example.
       process: the process.
       model_state: of `init_model_state`.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import Curves, Field, Film, Grid, Panels, Picture, Terms
-from gen_jax.families.diffusion.sampling import to_unit
+from gen_jax.ops import pixels
 
 
 def sample_grid(images: np.ndarray, columns: int, title: str = "Samples") -> Grid:
@@ -50,7 +50,7 @@ def image_chain(xs: np.ndarray, x0s: np.ndarray, times: np.ndarray) -> dict[str,
     Returns:
       `chain`, `x0_predictions` and `denoising`.
     """
-    xs, x0s = (np.asarray(to_unit(jnp.asarray(x))) for x in (xs, x0s))
+    xs, x0s = (np.asarray(pixels.to_unit(jnp.asarray(x))) for x in (xs, x0s))
     chosen, frames = shown_steps(len(xs), 10), shown_steps(len(xs), 60)
     side = int(np.sqrt(xs.shape[1]))
 

@@ -106,15 +106,3 @@ def sample(
     """
     x, _ = run(sampler, start_noise(keys, shape, dtype), keys, loop=loop, unroll=unroll)
     return finish(x)
-
-
-def to_unit(x: Array) -> Array:
-    """Images from [−1, 1] to [0, 1], what is outside cut off.
-
-    Args:
-      x: [...].
-
-    Returns:
-      [...].
-    """
-    return jnp.clip((x + 1) / 2, 0.0, 1.0)

@@ -64,14 +64,14 @@ class ResidualBlock(nn.Module):
     num_groups: int | None = None
 
     @nn.compact
-    def __call__(self, x: Array, embedding: Array, keys: Key | None) -> Array:
-        """Maps `x` [B, H, W, C] and the time's embedding [B, E] to [B, H, W, features]; `keys` [B] are of dropout."""
+    def __call__(self, x: Array, embedding: Array, dropout_keys: Key | None) -> Array:
+        """Maps `x` [B, H, W, C] and the time's embedding [B, E] to [B, H, W, features]; `dropout_keys` are [B]."""
         h = nn.swish(GroupNorm(self.num_groups, name="norm1")(x))
         h = nn.Conv(self.features, (3, 3), kernel_init=initializer(), name="conv1")(h)
         time = nn.Dense(self.features, kernel_init=initializer(), name="time")(nn.swish(embedding))
         h = h + time[:, None, None]
         h = nn.swish(GroupNorm(self.num_groups, name="norm2")(h))
-        h = Dropout(self.dropout, name="dropout")(h, keys)
+        h = Dropout(self.dropout, name="dropout")(h, dropout_keys)
         h = nn.Conv(self.features, (3, 3), kernel_init=initializer(0.0), name="conv2")(h)
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, kernel_init=initializer(), name="shortcut")(x)
@@ -128,13 +128,13 @@ class UNet(nn.Module):
     num_groups: int | None = None
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, dropout_keys: Key | None = None) -> Array:
         """Predicts from noisy images.
 
         Args:
           x: [B, H, W, C].
           time: [B] what `process.told_time` says.
-          keys: [B] of dropout, or None for none.
+          dropout_keys: [B] of dropout, or None for none.
 
         Returns:
           [B, H, W, out_channels].
@@ -147,7 +147,7 @@ class UNet(nn.Module):
 
         def block(h: Array, level: int, name: str) -> Array:
             h = residual(self.channels * self.channel_mult[level], self.dropout, self.num_groups, name=name)(
-                h, embedding, keys
+                h, embedding, dropout_keys
             )
             return attend(self.num_groups, name=f"{name}_attention")(h) if h.shape[1] in self.attention_at else h
 
@@ -162,9 +162,9 @@ class UNet(nn.Module):
                 skips.append(h)
 
         width = h.shape[-1]
-        h = residual(width, self.dropout, self.num_groups, name="middle0")(h, embedding, keys)
+        h = residual(width, self.dropout, self.num_groups, name="middle0")(h, embedding, dropout_keys)
         h = attend(self.num_groups, name="middle_attention")(h)
-        h = residual(width, self.dropout, self.num_groups, name="middle1")(h, embedding, keys)
+        h = residual(width, self.dropout, self.num_groups, name="middle1")(h, embedding, dropout_keys)
 
         for level in reversed(range(last + 1)):
             for i in range(self.num_blocks + 1):

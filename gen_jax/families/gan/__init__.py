@@ -32,6 +32,7 @@ Differences from the papers:
     one example reaches another.
 """
 
+from gen_jax.families.gan.dcgan import DCGANDiscriminator, DCGANGenerator
 from gen_jax.families.gan.losses import (
     clip_weights,
     gradient_penalty,
@@ -49,10 +50,27 @@ from gen_jax.families.gan.losses import (
     wasserstein_critic_loss,
     wasserstein_generator_loss,
 )
+from gen_jax.families.gan.models import MLPDiscriminator, MLPGenerator
+from gen_jax.families.gan.objectives import (
+    Networks,
+    discriminator_objective,
+    generator_objective,
+    unrolled_generator_objective,
+)
+from gen_jax.families.gan.resnet import ResNetDiscriminator, ResNetGenerator
 from gen_jax.families.gan.unrolled import unrolled_discriminator, unrolled_generator_loss
 
 __all__ = [
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "MLPDiscriminator",
+    "MLPGenerator",
+    "Networks",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
     "clip_weights",
+    "discriminator_objective",
+    "generator_objective",
     "gradient_penalty",
     "hinge_discriminator_loss",
     "hinge_generator_loss",
@@ -66,6 +84,7 @@ __all__ = [
     "r1_penalty",
     "unrolled_discriminator",
     "unrolled_generator_loss",
+    "unrolled_generator_objective",
     "value_at_optimum",
     "wasserstein_critic_loss",
     "wasserstein_generator_loss",

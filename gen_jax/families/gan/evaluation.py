@@ -7,7 +7,8 @@ import numpy as np
 
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
 from gen_jax.families.gan.models import apply_network
-from gen_jax.families.gan.objectives import CROSS_ENTROPIES, LOSSES, Networks, make_fakes, real_examples
+from gen_jax.families.gan.objectives import CROSS_ENTROPIES, LOSSES, Networks, make_fakes
+from gen_jax.ops import pixels
 
 
 def game_values(
@@ -31,7 +32,7 @@ def game_values(
       params: of both players.
       model_state: of both players.
       key: the root key; the fakes' z are the same at every evaluation.
-      batch: as `real_examples` reads it, with `index` and `label`.
+      batch: as `ops.pixels.examples_of` reads it, with `index` and `label`.
       networks: the networks.
       loss: one of `LOSSES`.
       centres: [K, 2] of a mixture whose modes are to be looked for among the fakes, or None.
@@ -45,7 +46,7 @@ def game_values(
     label = batch["label"] if networks.conditional else None
     fake, _ = make_fakes(params, model_state, key, batch, networks=networks, train=False)
     discriminator = networks.discriminator, params["discriminator"], model_state["discriminator"]
-    real_logit, _ = apply_network(*discriminator, real_examples(batch), label)
+    real_logit, _ = apply_network(*discriminator, pixels.examples_of(batch), label)
     fake_logit, _ = apply_network(*discriminator, fake, label)
     discriminator_loss, generator_loss = LOSSES[loss]
     values = {

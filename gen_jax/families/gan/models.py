@@ -266,8 +266,8 @@ class MLPDiscriminator(nn.Module):
       activation: between the layers, where there is no maxout.
       maxout_pieces: k > 0 for the largest of k linear pieces as activation; 0 for `activation`.
       input_scale: D sees x times this.
-      input_dropout_rate: of the input.
-      dropout_rate: after each hidden layer.
+      input_dropout: of the input.
+      dropout: after each hidden layer.
       norm: before each activation: "none", "layer" or "batch".
       spectral: whether every layer's kernel is divided by its spectral norm; a table of classes at the input is not.
       num_classes: 0 for an unconditional discriminator.
@@ -281,8 +281,8 @@ class MLPDiscriminator(nn.Module):
     activation: Callable[[Array], Array] = leaky_relu
     maxout_pieces: int = 0
     input_scale: float = 1.0
-    input_dropout_rate: float = 0.0
-    dropout_rate: float = 0.0
+    input_dropout: float = 0.0
+    dropout: float = 0.0
     norm: str = "none"
     spectral: bool = False
     num_classes: int = 0
@@ -302,7 +302,7 @@ class MLPDiscriminator(nn.Module):
         """
         classes = projected_classes(self.num_classes, self.conditioning, label)
         h = x.reshape(x.shape[0], -1) * self.input_scale
-        h = Dropout(self.input_dropout_rate)(h, dropout_keys)
+        h = Dropout(self.input_dropout)(h, dropout_keys)
         if self.num_classes > classes:
             h = jnp.concatenate(
                 [h, nn.Embed(self.num_classes, self.label_dim, embedding_init=_LABEL_INIT, name="class")(label)],
@@ -315,5 +315,5 @@ class MLPDiscriminator(nn.Module):
             h = with_spectral_norm(dense, spectral=self.spectral, train=train, dtype=h.dtype)(h)
             h = Norm(self.norm, axis_name=self.axis_name)(h, train=train)
             h = maxout(h, self.maxout_pieces) if self.maxout_pieces > 0 else self.activation(h)
-            h = Dropout(self.dropout_rate)(h, dropout_keys)
+            h = Dropout(self.dropout)(h, dropout_keys)
         return Logit(classes, self.spectral, self.kernel_init, name="logit")(h, label, train=train)

@@ -116,18 +116,6 @@ def draw_latent(key: Key, networks: Networks) -> Array:
     return jax.random.normal(key, shape)
 
 
-def real_examples(batch: Batch) -> Array:
-    """The examples of a batch as the discriminator sees them.
-
-    Args:
-      batch: `point` [B, 2], or `image` [B, H, W, C] uint8.
-
-    Returns:
-      [B, 2] as they are, or [B, H, W, C] in [−1, 1].
-    """
-    return batch["point"] if "point" in batch else 2.0 * pixels.unit_levels(batch["image"]) - 1.0
-
-
 def make_fakes(
     params: Params,
     model_state: ModelState,
@@ -228,7 +216,7 @@ def discriminator_objective(
       params: of both players.
       model_state: of both players; the discriminator's part changes.
       key: of this update.
-      batch: as `real_examples` reads it, with `index`, `label` and `step`.
+      batch: as `ops.pixels.examples_of` reads it, with `index`, `label` and `step`.
       networks: the networks.
       loss: one of `LOSSES`.
       real_label: α, the label of a real example, for cross-entropies.
@@ -246,7 +234,7 @@ def discriminator_objective(
       UserError: where there is a penalty and the discriminator has batch normalisation.
     """
     check_penalty(networks, penalty)
-    x = real_examples(batch)
+    x = pixels.examples_of(batch)
     fake, _ = make_fakes(params, model_state, key, batch, networks=networks, axis_name=axis_name)
     own, state = params["discriminator"], model_state["discriminator"]
     real_logit, fake_logit, new_state = judge_both(
@@ -330,7 +318,7 @@ def generator_objective(
       params: of both players.
       model_state: of both players; the generator's part changes.
       key: of this update.
-      batch: as `real_examples` reads it, with `index` and `label`.
+      batch: as `ops.pixels.examples_of` reads it, with `index` and `label`.
       networks: the networks.
       loss: one of `LOSSES`.
       axis_name: the mapped axis of devices, or None.
@@ -346,7 +334,7 @@ def generator_objective(
     fake_logit, _ = apply_network(
         networks.discriminator, *discriminator, fake, label, train=True, axis_name=axis_name, dropout_keys=keys
     )
-    diversity = spread(fake, axis_name) / jnp.maximum(spread(real_examples(batch), axis_name), 1e-12)
+    diversity = spread(fake, axis_name) / jnp.maximum(spread(pixels.examples_of(batch), axis_name), 1e-12)
     terms = {
         "fake_logit": jnp.mean(fake_logit),
         "diversity": diversity,
@@ -426,7 +414,7 @@ def spread(x: Array, axis_name: str | None = None) -> Array:
 
 def _dropout_keys(network: nn.Module, key: Key, kind: str, batch: Batch) -> Key | None:
     """[B] keys, or None for a network that has no dropout."""
-    if not hasattr(network, "dropout_rate"):
+    if not hasattr(network, "dropout"):
         return None
     return rng.per_example(rng.stream(key, f"{kind}_dropout"), batch["index"])
 

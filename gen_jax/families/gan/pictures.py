@@ -34,7 +34,7 @@ def image_pictures(state: Any, train_images: np.ndarray, *, networks: Networks) 
     """
     players = state.eval_params, state.model_state
     images = np.asarray(_samples(state, 100, networks))
-    keys = rng.per_example(rng.stream(state.key, "walks"), jnp.arange(11))
+    keys = rng.numbered(state.key, "walks", 11)
     walks = np.asarray(_interpolate(*players, keys, 10, networks=networks))
     nearest = train_images[_nearest(images[:20], train_images)]
     rows = np.stack([images[:10], nearest[:10], images[10:20], nearest[10:20]])
@@ -45,7 +45,7 @@ def image_pictures(state: Any, train_images: np.ndarray, *, networks: Networks) 
         "walk": _walk(state, networks),
     }
     if networks.conditional:
-        keys = rng.per_example(rng.stream(state.key, "classes"), jnp.arange(10))
+        keys = rng.numbered(state.key, "classes", 10)
         classes = jax.jit(sampling.sample_classes, static_argnames="networks")(*players, keys, networks=networks)
         labels = tuple(str(c) for c in range(len(classes)))
         found["classes"] = Grid("A class in each row, the same z in each column", np.asarray(classes), labels)
@@ -111,7 +111,7 @@ def _judge(params: Params, model_state: ModelState, x: Array, *, networks: Netwo
 
 
 def _samples(state: Any, count: int, networks: Networks) -> Array:
-    keys = rng.per_example(rng.stream(state.key, "pictures"), jnp.arange(count))
+    keys = rng.numbered(state.key, "pictures", count)
     return _sample(state.eval_params, state.model_state, keys, networks=networks)
 
 

@@ -13,6 +13,7 @@ from gen_jax.contracts import Array, Key, ModelState, Params
 from gen_jax.families.gan.models import apply_network, has_batch_norm
 from gen_jax.families.gan.objectives import Networks, draw_latent
 from gen_jax.nn.normalization import MOMENTUM
+from gen_jax.ops import pixels
 
 
 def settle_statistics(
@@ -35,7 +36,7 @@ def settle_statistics(
     """
     if not has_batch_norm(networks.generator):
         return model_state
-    keys = rng.per_example(rng.stream(key, "settle"), jnp.arange(num_examples))
+    keys = rng.numbered(key, "settle", num_examples)
     z, label = _latents_and_labels(keys, networks)
     # From running averages of 0 an update leaves 1 − m of the batch's own.
     zeros = jax.tree.map(jnp.zeros_like, model_state["generator"])
@@ -73,7 +74,7 @@ def generate(
       [B, 2] points as they are, or [B, H, W, C] images in [0, 1].
     """
     x, _ = apply_network(networks.generator, params["generator"], model_state["generator"], z, label)
-    return x if x.ndim == 2 else 0.5 * (x + 1.0)
+    return x if x.ndim == 2 else pixels.to_unit(x)
 
 
 def sample(params: Params, model_state: ModelState, keys: Key, *, networks: Networks) -> Array:

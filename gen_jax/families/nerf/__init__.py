@@ -7,7 +7,7 @@ Papers:
     (arXiv:1905.00889): forward-facing scenes and their spirals.
 
 Read `rendering.render_ray` first: what one ray sees. What it stands on has no parameters and is in `gen_jax.ops`:
-`cameras` and `camera_paths`, `volume_rendering`, `encodings`.
+`cameras` and `camera_paths`, `volume_rendering`, `encodings`. Instead of samples a field has `views`, and a `surface`.
 
 Symbols:
   o, d     origin and direction of a ray r(t) = o + t d; t is the depth along the optical axis

@@ -20,7 +20,7 @@ def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF) -> Terms:
 
     Args:
       params: of `objectives.init_params`.
-      key: not read.
+      key: the root key; unused.
       batch: of `data.rays.RayBatches.evaluation`.
       nerf: the model.
 
@@ -28,7 +28,6 @@ def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF) -> Terms:
       For each view [B] `mse`, the mean squared error of the pixels of the batch, its `psnr`, and that of the coarse
       field, `psnr_coarse`.
     """
-    del key
     background = background_color(nerf, None)
 
     def view(row: tuple[Camera, Array, Array, Array]) -> Terms:

@@ -13,6 +13,7 @@ from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
 from gen_jax.families.nerf.losses import photometric
 from gen_jax.families.nerf.models import RadianceField, ask_field
 from gen_jax.families.nerf.rendering import Field, Sampling, render_ray
+from gen_jax.ops import pixels
 from gen_jax.ops.cameras import Camera, ndc_ray, ray
 from gen_jax.ops.volume_rendering import Rendered
 
@@ -117,7 +118,7 @@ def target_color(color: Array, background: Array) -> Array:
     Returns:
       [3] in [0, 1].
     """
-    unit = jnp.asarray(color, jnp.float32) / 255.0
+    unit = pixels.unit_levels(color)
     return unit[:3] if len(unit) == 3 else unit[3] * unit[:3] + (1.0 - unit[3]) * background
 
 
@@ -132,7 +133,7 @@ def objective(
     Args:
       params: of `init_params`.
       model_state: {}.
-      key: the step's key.
+      key: of this step.
       batch: of `data.rays.RayBatches.batch`.
       nerf: the model.
 

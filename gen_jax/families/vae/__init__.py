@@ -30,8 +30,9 @@ Differences from AEVB:
     range, are ours to choose from.
 """
 
-from gen_jax.families.vae.losses import elbo, elbo_monte_carlo, iwae_bound, log_importance_weight, objective
+from gen_jax.families.vae.losses import elbo, elbo_monte_carlo, iwae_bound, log_importance_weight
 from gen_jax.families.vae.models import VAE, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from gen_jax.families.vae.objectives import objective
 
 __all__ = [
     "VAE",

@@ -10,7 +10,7 @@ import numpy as np
 
 from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, Params, Terms
-from gen_jax.families.vae import losses, sampling
+from gen_jax.families.vae import losses, objectives, sampling
 from gen_jax.families.vae.models import VAE
 from gen_jax.ops import distributions
 
@@ -25,13 +25,13 @@ def observed(key: Key, batch: Batch, *, model: VAE, binarization: str) -> Array:
       key: the root key.
       batch: `image` [B, H, W, C] uint8 and `index` [B].
       model: the VAE.
-      binarization: as in `losses.observe`.
+      binarization: as in `objectives.observe`.
 
     Returns:
       [B, H, W, C] in [0, 1].
     """
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "observe"), batch["index"])
-    return jax.vmap(lambda k, v: losses.observe(k, v, model.likelihood, binarization))(keys, batch["image"])
+    return jax.vmap(lambda k, v: objectives.observe(k, v, model.likelihood, binarization))(keys, batch["image"])
 
 
 def bound_values(
@@ -44,7 +44,7 @@ def bound_values(
       key: the root key.
       batch: as in `observed`.
       model: the VAE.
-      binarization: as in `losses.observe`.
+      binarization: as in `objectives.observe`.
       num_samples: codes an example; for more than one the importance-weighted bound of as many is there too.
 
     Returns:
@@ -52,7 +52,7 @@ def bound_values(
       `latent_mean_squared`, each [B, d].
     """
     x = observed(key, batch, model=model, binarization=binarization)
-    mean, log_var, log_px_z, log_pz, log_qz_x = losses.infer(
+    mean, log_var, log_px_z, log_pz, log_qz_x = objectives.infer(
         params, rng.stream(key, "eval"), x, batch["index"], model=model, num_samples=num_samples, dropout=False
     )
     value, terms = jax.vmap(losses.elbo)(log_px_z, mean, log_var)
@@ -80,7 +80,7 @@ def likelihood_values(
       key: the root key.
       batch: as in `observed`.
       model: the VAE.
-      binarization: as in `losses.observe`.
+      binarization: as in `objectives.observe`.
       num_samples: as in `bound_values`.
       importance_samples: k of `sampling.log_marginal`.
       importance_chunk: how many of them are decoded at once.

@@ -27,13 +27,13 @@ class MLPEncoder(nn.Module):
       latent_dim: d.
       hidden: the width of each hidden layer.
       activation: between the layers; the paper's is tanh.
-      dropout_rate: after each hidden layer.
+      dropout: after each hidden layer.
     """
 
     latent_dim: int
     hidden: tuple[int, ...] = (500,)
     activation: Callable[[Array], Array] = nn.tanh
-    dropout_rate: float = 0.0
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, dropout_keys: Key | None = None) -> tuple[Array, Array]:
@@ -41,7 +41,7 @@ class MLPEncoder(nn.Module):
         h = x.reshape(x.shape[0], -1)
         for width in self.hidden:
             h = self.activation(nn.Dense(width)(h))
-            h = Dropout(self.dropout_rate)(h, dropout_keys)
+            h = Dropout(self.dropout)(h, dropout_keys)
         return nn.Dense(self.latent_dim, name="mean")(h), nn.Dense(self.latent_dim, name="log_var")(h)
 
 
@@ -52,13 +52,13 @@ class MLPDecoder(nn.Module):
       output_shape: (H, W, C'), C' the channels times the likelihood's parameters a channel.
       hidden: the width of each hidden layer.
       activation: between the layers.
-      dropout_rate: after each hidden layer.
+      dropout: after each hidden layer.
     """
 
     output_shape: tuple[int, int, int]
     hidden: tuple[int, ...] = (500,)
     activation: Callable[[Array], Array] = nn.tanh
-    dropout_rate: float = 0.0
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, z: Array, dropout_keys: Key | None = None) -> Array:
@@ -66,7 +66,7 @@ class MLPDecoder(nn.Module):
         h = z
         for width in self.hidden:
             h = self.activation(nn.Dense(width)(h))
-            h = Dropout(self.dropout_rate)(h, dropout_keys)
+            h = Dropout(self.dropout)(h, dropout_keys)
         return nn.Dense(math.prod(self.output_shape))(h).reshape(-1, *self.output_shape)
 
 
@@ -78,14 +78,14 @@ class ConvEncoder(nn.Module):
       channels: of each stage; H and W must divide by 2 to the number of stages.
       hidden: the width of the fully connected layer.
       activation: between the layers.
-      dropout_rate: after the fully connected layer.
+      dropout: after the fully connected layer.
     """
 
     latent_dim: int
     channels: tuple[int, ...] = (32, 64)
     hidden: int = 256
     activation: Callable[[Array], Array] = nn.relu
-    dropout_rate: float = 0.0
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, dropout_keys: Key | None = None) -> tuple[Array, Array]:
@@ -94,7 +94,7 @@ class ConvEncoder(nn.Module):
         for width in self.channels:
             h = self.activation(nn.Conv(width, (4, 4), strides=2)(h))
         h = self.activation(nn.Dense(self.hidden)(h.reshape(h.shape[0], -1)))
-        h = Dropout(self.dropout_rate)(h, dropout_keys)
+        h = Dropout(self.dropout)(h, dropout_keys)
         return nn.Dense(self.latent_dim, name="mean")(h), nn.Dense(self.latent_dim, name="log_var")(h)
 
 
@@ -106,14 +106,14 @@ class ConvDecoder(nn.Module):
       channels: of each stage, from the image inwards, as in the encoder.
       hidden: the width of the fully connected layer.
       activation: between the layers.
-      dropout_rate: after the fully connected layer.
+      dropout: after the fully connected layer.
     """
 
     output_shape: tuple[int, int, int]
     channels: tuple[int, ...] = (32, 64)
     hidden: int = 256
     activation: Callable[[Array], Array] = nn.relu
-    dropout_rate: float = 0.0
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, z: Array, dropout_keys: Key | None = None) -> Array:
@@ -122,7 +122,7 @@ class ConvDecoder(nn.Module):
         shrink = 2 ** len(self.channels)
         top = (height // shrink, width // shrink, self.channels[-1])
         h = self.activation(nn.Dense(self.hidden)(z))
-        h = Dropout(self.dropout_rate)(h, dropout_keys)
+        h = Dropout(self.dropout)(h, dropout_keys)
         h = self.activation(nn.Dense(math.prod(top))(h)).reshape(-1, *top)
         for features in reversed(self.channels[:-1]):
             h = self.activation(ConvTranspose(features, kernel_size=4, stride=2)(h))

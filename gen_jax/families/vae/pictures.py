@@ -17,7 +17,9 @@ from gen_jax.families.vae.models import VAE
 from gen_jax.nn.precision import apply_in_param_dtype
 
 
-def pictures(params: Params, key: Key, *, model: VAE, test_source: Source, binarization: str) -> dict[str, Picture]:
+def image_pictures(
+    params: Params, key: Key, *, model: VAE, test_source: Source, binarization: str
+) -> dict[str, Picture]:
     """Draws what a person wants to see of a VAE.
 
     Args:
@@ -25,7 +27,7 @@ def pictures(params: Params, key: Key, *, model: VAE, test_source: Source, binar
       key: the root key.
       model: the VAE.
       test_source: of the images that are reconstructed and encoded.
-      binarization: as in `losses.observe`.
+      binarization: as in `objectives.observe`.
 
     Returns:
       `samples`, `reconstructions`, `interpolation`, and for a 2-D code `manifold` and `codes`.
@@ -37,7 +39,7 @@ def pictures(params: Params, key: Key, *, model: VAE, test_source: Source, binar
 
     @jax.jit
     def prior_samples(key: Key) -> Array:
-        keys = rng.per_example(rng.stream(key, "pictures"), jnp.arange(100))
+        keys = rng.numbered(key, "pictures", 100)
         return sampling.sample_prior(params, keys, model=model)
 
     # The whole test set, though this process may evaluate only a part of it.

@@ -113,7 +113,7 @@ def log_marginal(
     Args:
       params: of the model.
       key: this example's key; sample i depends on it and on i alone, whatever the chunks.
-      x: [H, W, C] as `losses.observe` gives it.
+      x: [H, W, C] as `objectives.observe` gives it.
       model: the VAE.
       num_samples: k.
       chunk_size: how many samples are decoded at once; it divides k.

@@ -12,7 +12,7 @@ from gen_jax import rng
 from gen_jax.families.classifier import class_images, cross_entropy, evaluation, objective, pictures, sampling
 from gen_jax.nn.small_classifier import SmallClassifier
 
-MODEL = SmallClassifier(num_classes=3, channels=(4, 6), num_features=5, dropout_rate=0.5)
+MODEL = SmallClassifier(num_classes=3, channels=(4, 6), num_features=5, dropout=0.5)
 SHAPE = (9, 7, 2)
 
 
@@ -78,7 +78,7 @@ def test_cross_entropy_is_scipys(logits: list[float], label: int):
 def test_the_objective_is_the_mean_over_the_batch(params):
     """Without dropout the loss is the mean cross-entropy of the loops' logits, beside their accuracy."""
     batch = batch_of(8)
-    model = MODEL.clone(dropout_rate=0.0)
+    model = MODEL.clone(dropout=0.0)
     loss, (state, terms) = objective(params, {}, rng.root(1), batch, model=model)
     _, logits = slow_network(params, batch["image"] / 255)
     logs = scipy.special.log_softmax(logits, axis=1)
@@ -102,7 +102,7 @@ def test_dropout_belongs_to_the_example(params):
 def test_values_are_of_each_example_without_dropout(params):
     """Each test image has its own cross-entropy and whether it is right; the report has per cent and nats."""
     batch = batch_of(8)
-    found = evaluation.values(params, rng.root(0), batch, model=MODEL)
+    found = evaluation.class_values(params, rng.root(0), batch, model=MODEL)
     _, logits = slow_network(params, batch["image"] / 255)
     expected = -scipy.special.log_softmax(logits, axis=1)[np.arange(8), batch["label"]]
     np.testing.assert_allclose(found["cross_entropy"], expected, rtol=1e-4)
@@ -173,7 +173,7 @@ def test_a_climb_is_its_loop(weight: float):
 
 def test_a_climb_raises_the_score(params):
     """The score of the class climbed to is above that of every other climb's start and of other classes' images."""
-    model = MODEL.clone(dropout_rate=0.0)
+    model = MODEL.clone(dropout=0.0)
     labels = jnp.arange(3).repeat(4)
     keys = rng.per_example(rng.root(0), np.arange(12))
     arguments = {"model": model, "image_shape": SHAPE}

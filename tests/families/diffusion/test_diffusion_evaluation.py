@@ -19,7 +19,8 @@ from gen_jax.contracts import Array, Key
 from gen_jax.families import diffusion
 from gen_jax.families.diffusion import evaluation
 from gen_jax.families.diffusion.exact import best_epsilon, mixture_log_density
-from gen_jax.families.diffusion.objectives import Diffusion, examples_of
+from gen_jax.families.diffusion.objectives import Diffusion
+from gen_jax.ops import pixels
 
 KEY = rng.root(11)
 TWENTY = diffusion.make_process(diffusion.linear_betas(20, 1e-3, 0.3))
@@ -38,7 +39,7 @@ class Table(nn.Module):
     by: str = "time"
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, label: Array | None = None, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, label: Array | None = None, *, dropout_keys: Key | None = None) -> Array:
         table = self.param("table", nn.initializers.normal(), (20,))
         chosen = table[time if self.by == "time" else label]
         return jnp.broadcast_to(chosen.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
@@ -51,7 +52,7 @@ class Scaled(nn.Module):
     halves: int = 1
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, *, dropout_keys: Key | None = None) -> Array:
         weight = self.param("weight", nn.initializers.normal(), (self.num_steps,))
         # The flow tells floating-point times, here those of the steps.
         weight = weight[jnp.round(time).astype(jnp.int32)].reshape(-1, *[1] * (x.ndim - 1))
@@ -65,7 +66,7 @@ class Best(nn.Module):
     std: float
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, *, dropout_keys: Key | None = None) -> Array:
         scale = self.param("scale", nn.initializers.ones_init(), (1,))
         signal, noise = (jnp.asarray(a, x.dtype)[time] for a in (THOUSAND.signal, THOUSAND.noise))
         best = functools.partial(best_epsilon, centres=np.array(self.centres), std=self.std)
@@ -245,7 +246,7 @@ def test_estimate_of_a_network_that_sees_noise():
     estimate = image_values(params, KEY, batch, diffusion=model)
     whole = likelihood_values(params, KEY, few, diffusion=model, chunk_size=5, flow_steps=0)
     weight = np.asarray(params["weight"], np.float64)
-    square = float((examples_of(few)[0] ** 2).mean())
+    square = float((pixels.examples_of(few)[0] ** 2).mean())
     expected = ((1 - weight * TWENTY.noise) ** 2 + weight**2 * TWENTY.alphas_bar * square).mean()
     for name in ("simple", "vlb"):
         mean = np.array([np.mean(values[name]) for values in (estimate, whole)])
@@ -279,7 +280,7 @@ def test_code_lengths_of_gaussian_levels():
     and with "fixed_large" by what its first variance costs too.
     """
     batch, params = images(1000), best_for_gaussian(HUNDRED)
-    x0 = np.asarray(examples_of(batch), np.float64)
+    x0 = np.asarray(pixels.examples_of(batch), np.float64)
     law = scipy.stats.norm(0, STD)
     bits = -np.log2(law.cdf(x0 + 1 / 255) - law.cdf(x0 - 1 / 255)).mean(axis=(1, 2, 3))
     weight = np.asarray(params["weight"], np.float64)
@@ -337,7 +338,8 @@ def test_labels_stay_with_their_examples():
     model = Diffusion(TWENTY, Table(by="label"), prediction="x0", num_classes=5)
     batch = images(7)
     params = {"table": jnp.linspace(-0.5, 0.9, 20)}
-    expected = ((examples_of(batch) - params["table"][batch["label"]][:, None, None, None]) ** 2).mean(axis=(1, 2, 3))
+    predicted = params["table"][batch["label"]][:, None, None, None]
+    expected = ((pixels.examples_of(batch) - predicted) ** 2).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(image_values(params, KEY, batch, diffusion=model)["simple"], expected, rtol=1e-5)
     values = likelihood_values(params, KEY, batch, diffusion=model, chunk_size=3, flow_steps=0)
     np.testing.assert_allclose(values["simple"], expected, rtol=1e-5)

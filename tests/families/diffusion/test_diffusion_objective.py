@@ -30,7 +30,7 @@ class Scaled(nn.Module):
     halves: int = 1
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, *, dropout_keys: Key | None = None) -> Array:
         weight = self.param("weight", nn.initializers.normal(), (self.num_steps, self.halves))
         weight = weight[time].reshape(-1, *[1] * (x.ndim - 2), self.halves)
         return jnp.concatenate([x * weight[..., i : i + 1] for i in range(self.halves)], axis=-1)
@@ -43,7 +43,7 @@ class Table(nn.Module):
     by: str = "time"
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, label: Array | None = None, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, label: Array | None = None, *, dropout_keys: Key | None = None) -> Array:
         table = self.param("table", nn.initializers.normal(), (self.entries,))
         chosen = table[time if self.by == "time" else label]
         return jnp.broadcast_to(chosen.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
@@ -55,7 +55,7 @@ class Constant(nn.Module):
     shape: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, time: Array, *, dropout_keys: Key | None = None) -> Array:
         output = self.param("output", nn.initializers.zeros_init(), self.shape)
         return jnp.broadcast_to(output[None], x.shape)
 
@@ -64,9 +64,9 @@ class Busy(nn.Module):
     """Uses everything that an example has: x_t, its time, its label and its key."""
 
     @nn.compact
-    def __call__(self, x: Array, time: Array, *, label: Array, keys: Key) -> Array:
+    def __call__(self, x: Array, time: Array, *, label: Array, dropout_keys: Key) -> Array:
         bias = nn.Embed(6, 1)(label) + nn.Embed(10, 1)(time)
-        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
+        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(dropout_keys)
         return nn.Dense(1)(x) + bias[:, None, None] + 0.1 * noise
 
 
@@ -313,7 +313,7 @@ def test_an_example_is_what_its_index_says():
     model = Diffusion(TEN, Busy(), num_classes=5)
     batch = images(16, first=30)
     keys = rng.per_example(rng.root(0), batch["index"])
-    params = init(model.model, jnp.zeros((16, 4, 4, 1)), label=batch["label"], keys=keys)
+    params = init(model.model, jnp.zeros((16, 4, 4, 1)), label=batch["label"], dropout_keys=keys)
     loss = jax.jit(functools.partial(loss_of, diffusion=model, label_dropout=0.3, flip=True))
     alone = np.array([loss(params, jax.tree.map(lambda a, i=i: a[i : i + 1], batch)) for i in range(16)])
     order = np.random.default_rng(0).permutation(16)
@@ -393,13 +393,6 @@ def test_flips(flip: bool):
     same, mirrored = (np.abs(seen - x).max(axis=(1, 2, 3)) < 1e-5 for x in (x0, x0[:, ::-1]))
     assert (same ^ mirrored).all()
     assert abs(mirrored.sum() - 100) < 4 * np.sqrt(50) if flip else not mirrored.any()
-
-
-def test_examples_of():
-    """Levels 0 and 255 are −1 and 1; points stay."""
-    levels = objectives.examples_of({"image": np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1)})
-    np.testing.assert_allclose(levels.ravel(), [-1, -0.6, 1], atol=1e-6)
-    np.testing.assert_array_equal(objectives.examples_of({"point": np.array([[3.0, -4.0]])}), [[3, -4]])
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_conditional_mlps_against_numpy(nets: Nets):
 
 def test_dropout_of_the_mlp_discriminator(nets: Nets):
     """None without keys; with keys of the rates' variance, unbiased, and an example's own."""
-    critic = MLPDiscriminator((), input_dropout_rate=0.2)
+    critic = MLPDiscriminator((), input_dropout=0.2)
     params, _ = nets.init(critic, (3,))
     x = nets.normal(1, 3)
 
@@ -196,7 +196,7 @@ def test_dropout_of_the_mlp_discriminator(nets: Nets):
     assert found.var() == pytest.approx(variance, rel=0.05)
     part, _ = nets.apply(critic, params, {}, tiled[:7], train=True, dropout_keys=keys(7))
     np.testing.assert_allclose(part, found[:7], atol=1e-6)
-    hidden = MLPDiscriminator((50,), dropout_rate=0.5)
+    hidden = MLPDiscriminator((50,), dropout=0.5)
     params, _ = nets.init(hidden, (3,))
     outputs = nets.apply(hidden, params, {}, tiled[:9], train=True, dropout_keys=keys(9))[0]
     assert len(set(np.asarray(outputs).tolist())) == 9

@@ -14,6 +14,7 @@ from gen_jax.contracts import UserError
 from gen_jax.families import gan
 from gen_jax.families.gan import dcgan, models, objectives, resnet
 from gen_jax.families.gan.objectives import Networks
+from gen_jax.ops import pixels
 
 SIZE = 64
 
@@ -186,7 +187,7 @@ def test_a_fake_follows_its_example_and_not_its_place():
 def test_one_pass_over_real_and_fake_is_two_passes():
     """Without batch norm the two batches are joined, dropout keys and labels with them; the logits are the same."""
     networks = Networks(
-        models.MLPGenerator((2,), 2, (), num_classes=3), models.MLPDiscriminator((8,), dropout_rate=0.5, num_classes=3)
+        models.MLPGenerator((2,), 2, (), num_classes=3), models.MLPDiscriminator((8,), dropout=0.5, num_classes=3)
     )
     batch = batch_of()
     params, state = models.init_network(networks.discriminator, rng.root(0), jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32))
@@ -328,16 +329,11 @@ def batch_of_images(size: int = 8) -> dict:
     }
 
 
-def test_images_are_seen_from_minus_one_to_one():
-    x = objectives.real_examples({"image": jnp.array([[[[0], [255]]]], jnp.uint8)})
-    np.testing.assert_allclose(np.ravel(x), [-1, 1])
-
-
 def test_with_batch_norm_real_and_fake_are_batches_of_their_own():
     """Each logit is that of its own batch alone; joined, the other batch would move the statistics. State goes on."""
     discriminator = models.MLPDiscriminator((8,), norm="batch")
     networks, batch = Networks(models.MLPGenerator((4, 4, 1), 2, (4,)), discriminator), batch_of_images()
-    real = objectives.real_examples(batch)
+    real = pixels.examples_of(batch)
     fake = 3 * real + 1
     params, state = models.init_network(discriminator, rng.root(0), real)
     real_logit, fake_logit, new = objectives.judge_both(
@@ -352,7 +348,7 @@ def test_with_batch_norm_real_and_fake_are_batches_of_their_own():
     assert np.abs(joined[:8] - real_logit).max() > 0.01
 
 
-@pytest.mark.parametrize("options", [{"norm": "batch"}, {"dropout_rate": 0.5}], ids=["batch_norm", "dropout"])
+@pytest.mark.parametrize("options", [{"norm": "batch"}, {"dropout": 0.5}], ids=["batch_norm", "dropout"])
 def test_the_generator_meets_the_discriminator_as_it_trains(options: dict):
     """In the generator's turn D has the statistics of the fakes, and dropout by the example's keys."""
     discriminator = models.MLPDiscriminator((8,), **options)
@@ -363,7 +359,7 @@ def test_the_generator_meets_the_discriminator_as_it_trains(options: dict):
     loss, (new, _) = objectives.generator_objective(params, state, rng.root(1), batch, networks=networks)
     fake, _ = objectives.make_fakes(params, state, rng.root(1), batch, networks=networks)
     keys = None
-    if "dropout_rate" in options:
+    if "dropout" in options:
         keys = rng.per_example(rng.stream(rng.root(1), "fake_dropout"), batch["index"])
     logit, _ = models.apply_network(discriminator, d_params, d_state, fake, train=True, dropout_keys=keys)
     assert float(loss) == pytest.approx(float(np.mean(np.logaddexp(0, -np.asarray(logit, np.float64)))), rel=1e-5)

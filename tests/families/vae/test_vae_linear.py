@@ -16,7 +16,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from gen_jax import rng
-from gen_jax.families.vae import VAE, MLPDecoder, MLPEncoder, elbo, losses, objective
+from gen_jax.families.vae import VAE, MLPDecoder, MLPEncoder, elbo, losses, objective, objectives
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops import distributions
 from gen_jax.train.state import init_state
@@ -151,7 +151,7 @@ def test_digits_reach_probabilistic_pca():
     def bound(params: Any, key: Any, index: Any, num_samples: int) -> tuple[jax.Array, jax.Array]:
         """The bound and the divergence of each example; the pixels are numbers here and not levels."""
         x = data[index]
-        mean, log_var, log_px_z, _, _ = losses.infer(
+        mean, log_var, log_px_z, _, _ = objectives.infer(
             params, key, x, index, model=model, num_samples=num_samples, dropout=False
         )
         value, terms = jax.vmap(elbo)(log_px_z + 64 * np.log(256), mean, log_var)

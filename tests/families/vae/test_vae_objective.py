@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from gen_jax import rng
-from gen_jax.families.vae import VAE, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, losses, objective
+from gen_jax.families.vae import VAE, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, losses, objective, objectives
 from gen_jax.families.vae.models import outputs_per_channel
 from gen_jax.ops import distributions
 from gen_jax.train.state import init_state
@@ -24,8 +24,8 @@ _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_le
 
 def _model(likelihood: str = "bernoulli", variance: str = "pixel", dropout: float = 0.0) -> VAE:
     outputs = (*_SHAPE[:2], _SHAPE[2] * outputs_per_channel(likelihood, variance))
-    encoder = MLPEncoder(3, (8,), dropout_rate=dropout)
-    return VAE(encoder, MLPDecoder(outputs, (8,), dropout_rate=dropout), likelihood, variance)
+    encoder = MLPEncoder(3, (8,), dropout=dropout)
+    return VAE(encoder, MLPDecoder(outputs, (8,), dropout=dropout), likelihood, variance)
 
 
 @functools.lru_cache
@@ -99,7 +99,7 @@ def test_both_elbos_agree_in_expectation():
     """Over 20000 samples the sampled divergence of each example is the closed one within 4 standard errors."""
     model, count = _model(), 20_000
     x = jnp.asarray(_batch(4)["image"] / 255.0, jnp.float32)
-    infer = _jit(functools.partial(losses.infer, model=model, num_samples=count, dropout=False))
+    infer = _jit(functools.partial(objectives.infer, model=model, num_samples=count, dropout=False))
     mean, log_var, log_px_z, log_pz, log_qz_x = infer(_params(model), rng.root(0), x, jnp.arange(4))
     assert log_px_z.shape == log_pz.shape == log_qz_x.shape == (4, count)
     for example in range(4):
@@ -146,7 +146,7 @@ def test_noise_differs_between_examples_steps_and_samples():
     """Equal images get different codes by their index, by the step's key and by the sample's number."""
     model = _model()
     x = jnp.full((3, *_SHAPE), 0.5)
-    infer = _jit(functools.partial(losses.infer, model=model, num_samples=4, dropout=False))
+    infer = _jit(functools.partial(objectives.infer, model=model, num_samples=4, dropout=False))
     first, again, later = (
         np.asarray(infer(_params(model), rng.at_step(rng.root(0), step), x, jnp.arange(3))[3]) for step in (0, 0, 1)
     )
@@ -161,7 +161,7 @@ def test_loss_is_in_nats_summed_over_pixels(likelihood: str):
     params, batch = _params(model), _batch()
     _, terms = _loss(model, batch, bound="elbo")
     keys = rng.per_example(rng.stream(rng.root(3), "observe"), batch["index"])
-    x = jax.vmap(lambda k, v: losses.observe(k, v, likelihood, "dynamic"))(keys, batch["image"])
+    x = jax.vmap(lambda k, v: objectives.observe(k, v, likelihood, "dynamic"))(keys, batch["image"])
     mean, log_var = model.apply({"params": params}, x, method="encode")
     posterior_keys = rng.per_example(rng.stream(rng.root(3), "posterior"), batch["index"])
     noise = [jax.random.normal(jax.random.fold_in(k, 0), (3,)) for k in posterior_keys]
@@ -252,14 +252,14 @@ def test_no_key_is_used_twice():
 def test_what_the_bernoulli_observes(binarization: str, values: set[float]):
     """Binary pixels, drawn anew or thresholded, or the grey levels; the other likelihoods ignore the choice."""
     image = np.concatenate([np.full((8, 16, 1), 100, np.uint8), np.full((8, 16, 1), 200, np.uint8)])
-    x = losses.observe(jax.random.key(0), image, "bernoulli", binarization)
+    x = objectives.observe(jax.random.key(0), image, "bernoulli", binarization)
     assert x.shape == image.shape
     np.testing.assert_allclose(sorted(np.unique(x)), sorted(values), rtol=1e-6)
     if binarization == "threshold":
         np.testing.assert_array_equal(x, image > 127)
-    levels = losses.observe(jax.random.key(0), image, "discretized_logistic", binarization)
+    levels = objectives.observe(jax.random.key(0), image, "discretized_logistic", binarization)
     np.testing.assert_allclose(levels, image / 255, rtol=1e-6)
-    dequantized = losses.observe(jax.random.key(0), image, "gaussian", binarization)
+    dequantized = objectives.observe(jax.random.key(0), image, "gaussian", binarization)
     np.testing.assert_array_equal(np.floor(dequantized * 256), image)
     assert np.unique(dequantized).size > 200
 
@@ -295,7 +295,7 @@ def test_convolutional_vae_learns_one_batch_in_bfloat16():
     """The whole objective in a train step of mixed precision lowers its loss on a repeated batch."""
     shape = (8, 8, 1)
     outputs = (8, 8, outputs_per_channel("discretized_logistic", "pixel"))
-    encoder, decoder = ConvEncoder(2, (4,), 8, dropout_rate=0.1), ConvDecoder(outputs, (4,), 8)
+    encoder, decoder = ConvEncoder(2, (4,), 8, dropout=0.1), ConvDecoder(outputs, (4,), 8)
     model = VAE(encoder, decoder, "discretized_logistic")
     tx = optax.adam(3e-3)
     params = _jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"]

@@ -17,7 +17,7 @@ _SHAPE = (4, 4, 3)
 
 def _setup(likelihood: str = "bernoulli") -> tuple[VAE, Any]:
     channels = 6 if likelihood != "bernoulli" else 3
-    model = VAE(MLPEncoder(3, (8,), dropout_rate=0.5), MLPDecoder((4, 4, channels), (8,), dropout_rate=0.5), likelihood)
+    model = VAE(MLPEncoder(3, (8,), dropout=0.5), MLPDecoder((4, 4, channels), (8,), dropout=0.5), likelihood)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *_SHAPE)))["params"]
     return model, jax.tree.map(lambda a: 2.0 * a + 0.1, params)
 
