@@ -250,7 +250,7 @@ def find_experiment(name: str) -> types.ModuleType:
       name: of a module of the package `experiments`.
 
     Returns:
-      The module, with `get_config(preset)` and `build(config)`.
+      The module, with `get_config(preset)`, `validate(config)` and `build(config)`.
 
     Raises:
       UserError: where there is none of that name, naming the nearest.

@@ -207,10 +207,13 @@ def main(wanted: list[str]) -> int:
       wanted: parts of the names of functions; none for all.
 
     Returns:
-      How many survived.
+      How many survived; 1 where there are none of that name.
     """
     rows = tomllib.loads((ROOT / "tests" / "equations.toml").read_text(encoding="utf-8"))["rows"]
     mutants = [m for m in MUTANTS if not wanted or any(part in m.function for part in wanted)]
+    if not mutants:
+        print(f"No mutant's function has {' or '.join(wanted)} in its name; MUTANTS in tests/mutations.py lists them.")
+        return 1
     copies: queue.Queue[pathlib.Path] = queue.Queue()
 
     def one(mutant: Mutant) -> str:

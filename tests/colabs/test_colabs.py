@@ -69,6 +69,11 @@ def test_every_notebook_has_a_source():
 
 
 @each
+def test_the_page_of_the_notebooks_has_its_row(source):
+    assert f"| `{source.stem}` |" in (ROOT / "colabs" / "README.md").read_text(encoding="utf-8")
+
+
+@each
 def test_notebook_is_what_its_source_makes(source):
     """Byte for byte, and so without outputs; `make colabs` writes it."""
     assert source.with_suffix(".ipynb").read_text(encoding="utf-8") == colabs.notebook(source)
