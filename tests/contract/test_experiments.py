@@ -215,7 +215,7 @@ def test_the_loss_falls_on_one_repeated_batch(name):
     else:
         assert np.mean(losses[-10:]) < 0.9 * losses[0], (
             f"In {len(losses)} calls on one batch the loss of {name}, preset tiny, must fall by a tenth: it went from "
-            f"{losses[0]:.5g} to {np.mean(losses[-10:]):.5g}. A larger learning rate may do; and a schedule ends with the "
+            f"{losses[0]:.5g} to {np.mean(losses[-10:]):.5g}. A larger learning rate may do; a schedule ends with the "
             "preset's duration, while this trains for longer."
         )
 
