@@ -162,7 +162,7 @@ def test_the_module_has_what_the_command_line_calls(name):
 
 
 # U-Nets compile for long; those of the others stand for this one's in the quick tests.
-@each_but_slow({"guided_diffusion"})
+@each_but_slow({"guided_diffusion", "improved_ddpm"})
 def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name):
     start, layouts = start_of(name, "sgd"), [("jit", 1), ("jit", 8), ("pmap", 2), ("pmap", 8)]
     results = {layout: train_calls(name, "sgd", *layout, calls=2) for layout in layouts}
