@@ -12,13 +12,13 @@ import pytest
 
 from gen_jax import runtime
 
-# LLVM's whole optimisation takes about half of the time of compiling a small U-Net; without any, what is compiled runs at
-# a third of its speed. Rounding depends on the level. Whoever gives $XLA_FLAGS a level of their own has it. And where
-# several workers compile at once, to compile each program in parts, in parallel, costs a tenth more.
-for flag in ("--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1"):
-    if flag.partition("=")[0] not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-gc.set_threshold(50_000, 20, 50)  # Tracing makes many small objects: looking through them so often costs a tenth as well.
+# LLVM's whole optimisation takes about half of the time of compiling a small U-Net; without any, programs run at a third
+# of their speed. Rounding depends on the level. To compile a program in parts, in parallel, costs a tenth more where
+# several workers compile at once. Whoever gives $XLA_FLAGS these flags has their own.
+for flag, value in {"xla_backend_optimization_level": 1, "xla_cpu_parallel_codegen_split_count": 1}.items():
+    if flag not in os.environ.get("XLA_FLAGS", "") and runtime.flag_is_known(flag):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}".strip()
+gc.set_threshold(50_000, 20, 50)  # Tracing makes many small objects; by default looking through them costs a tenth too.
 runtime.configure(str(pathlib.Path(tempfile.gettempdir()) / "gen_jax_test_cache"))
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
