@@ -12,7 +12,7 @@ import pytest
 
 from gen_jax import runtime
 
-# LLVM's whole optimisation takes about half of the time of compiling a small U-Net; without any, programs run at a third
+# LLVM's whole optimisation takes about half the time of compiling a small U-Net; without any, programs run at a third
 # of their speed. Rounding depends on the level. To compile a program in parts, in parallel, costs a tenth more where
 # several workers compile at once. Whoever gives $XLA_FLAGS these flags has their own.
 for flag, value in {"xla_backend_optimization_level": 1, "xla_cpu_parallel_codegen_split_count": 1}.items():
