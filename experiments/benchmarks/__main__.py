@@ -24,7 +24,7 @@ def main() -> None:
         "--only", default="", metavar="TEXT", help="the contests whose names have it; prints them alone"
     )
     options = parser.parse_args()
-    seconds = 3.0 if options.quick else 25.0
+    seconds = 2.0 if options.quick else 10.0
     runtime.configure()
 
     import jax
@@ -55,7 +55,7 @@ def main() -> None:
             *diffusion.remat_memory(),
             diffusion.group_norm(seconds),
             nerf.view_memory(),
-            *([diffusion.flags(seconds)] if on_cpu else [*diffusion.accelerator(), *nerf.accelerator()]),
+            *([diffusion.flags()] if on_cpu else [*diffusion.accelerator(), *nerf.accelerator()]),
             *(diffusion.weight_gradient(seconds) if outcomes else []),
         ]
     kind = "" if on_cpu else f", {jax.devices()[0].device_kind}"

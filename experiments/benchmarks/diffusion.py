@@ -226,7 +226,7 @@ def weight_gradient(seconds: float) -> list[Row]:
     return rows
 
 
-def flags(seconds: float) -> Row:
+def flags() -> Row:
     """A training step in a process that `runtime.configure` has set up, against one with JAX's defaults."""
     script = "from experiments.benchmarks import diffusion; print(diffusion.step_seconds({}))"
 
@@ -236,7 +236,7 @@ def flags(seconds: float) -> Row:
         )
         return float(done.stdout.split()[-1])
 
-    ratios = [measured(True) / measured(False) for _ in range(3 if seconds < 10 else 5)]
+    ratios = [measured(True) / measured(False) for _ in range(3)]
     low, median, high = np.percentile(ratios, [10, 50, 90])
     what = "training step of the U-Net, 32 pixels, 32 channels: our XLA flags and allocator against JAX's defaults"
     return what, f"{median:.2f}x ({low:.2f} to {high:.2f})", ""

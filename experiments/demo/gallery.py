@@ -20,7 +20,7 @@ from gen_jax.contracts import UserError
 from gen_jax.files import absolute
 
 PICTURE = pathlib.Path(__file__).parent / "gallery.png"
-_WIDTH = 1600  # Of the picture, in pixels.
+_WIDTH = 1400  # Of the picture, in pixels.
 _GAP = 16
 _CAPTION = 28
 
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
     for row in ROWS:
         images = [Image.open(runs / tile.experiment / "pictures" / f"{tile.picture}.png") for tile in row]
         rows.append([(image.convert("RGB"), tile.command) for image, tile in zip(images, row, strict=True)])
-    grid(rows, _WIDTH).quantize(colors=256).save(out, optimize=True)
+    grid(rows, _WIDTH).save(out, optimize=True)
     print(f"Drawn: {out}")
 
 

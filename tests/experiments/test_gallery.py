@@ -35,7 +35,7 @@ def test_every_tile_is_of_an_experiment_and_a_preset_that_are_there():
 
 def test_the_picture_of_the_front_page_is_there():
     with Image.open(gallery.PICTURE) as image:
-        assert image.width == 1600
+        assert image.width == 1400
         assert len(image.getcolors(1 << 24)) > 32, "it is not empty"
     assert gallery.PICTURE.stat().st_size < 2**20
 
@@ -56,4 +56,4 @@ def test_it_is_drawn_of_runs_that_are_finished(tmp_path, monkeypatch):
     gallery.main(words)  # Nothing is trained again.
     assert (tmp_path / "grid.png").read_bytes() == before
     with Image.open(tmp_path / "grid.png") as image:
-        assert image.width == 1600
+        assert image.width == 1400
