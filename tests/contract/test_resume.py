@@ -54,14 +54,14 @@ def final_arrays(workdir, experiment):
 # its losses were as well.
 U_NETS = {"ddpm", "improved_ddpm", "guided_diffusion", "noisy_classifier"}
 QUICK_U_NETS = {("ddpm", 8, 8), ("improved_ddpm", 8, 1)}
-# One device is what the tests of whole processes have; among the quick tests these two start on one here.
-QUICK_FROM_ONE = {"gan_ring", "vae"}
+# The other numbers of devices are for these among the quick tests: one player and two, images and points, and rays.
+QUICK_ON_ALL = {"gan_ring", "tiny_nerf", "vae"}
 
 
 def is_quick(name, before, after):
     if name in U_NETS:
         return (name, before, after) in QUICK_U_NETS
-    return before == 8 or name in QUICK_FROM_ONE
+    return before == after == 8 or name in QUICK_ON_ALL
 
 
 CASES = [
