@@ -12,12 +12,10 @@ import datetime
 import pathlib
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 
 from experiments.demo import page, results, running
-from gen_jax.contracts import UserError
 from gen_jax.files import absolute, replace_text
 from gen_jax.run import describe, experiment_names
 
@@ -57,11 +55,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted; the same command goes on from the last checkpoint.")
+    running.exit_with(main)

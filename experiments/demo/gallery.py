@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -59,11 +58,14 @@ ROWS = (
 )
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Makes the runs one after another, and draws the picture.
 
     Args:
       arguments: those of the command line.
+
+    Returns:
+      The exit status, 0.
 
     Raises:
       UserError: where a run failed, with what it said last.
@@ -87,6 +89,7 @@ def main(arguments: Sequence[str]) -> None:
         rows.append([(image.convert("RGB"), tile.command) for image, tile in zip(images, row, strict=True)])
     grid(rows, _WIDTH).save(out, optimize=True)
     print(f"Drawn: {out}")
+    return 0
 
 
 def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], width: int) -> Image.Image:
@@ -117,11 +120,4 @@ def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], width: int) -> Image
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or 'A file'} cannot be read or written: {error.strerror or error}.")
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted; the same command goes on from the last checkpoint.")
+    running.exit_with(main)
