@@ -13,9 +13,15 @@ import pytest
 from gen_jax import runtime
 
 # LLVM's whole optimisation takes about half the time of compiling a small U-Net; without any, programs run at a third
-# of their speed. Rounding depends on the level. To compile a program in parts, in parallel, costs a tenth more where
-# several workers compile at once. Whoever gives $XLA_FLAGS these flags has their own.
-for flag, value in {"xla_backend_optimization_level": 1, "xla_cpu_parallel_codegen_split_count": 1}.items():
+# of their speed. To compile a program in parts, in parallel, costs a tenth more where several workers compile at once.
+# Without the newer emitters a program of one operation is compiled in two thirds of the time. Rounding depends on the
+# first and the last. Whoever gives $XLA_FLAGS these flags has their own.
+_FLAGS = {
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_use_fusion_emitters": "false",
+}
+for flag, value in _FLAGS.items():
     if flag not in os.environ.get("XLA_FLAGS", "") and runtime.flag_is_known(flag):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}".strip()
 gc.set_threshold(50_000, 20, 50)  # Tracing makes many small objects; by default looking through them costs a tenth too.
@@ -25,11 +31,28 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
+_HERE = pathlib.Path(__file__).parent
+
+
+@pytest.fixture
+def quick_compilation():
+    """Leaves out what optimisation is left, for a test that compiles much and computes little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def _compile_small_programs_quickly(request):
+    """In the folders whose tests call functions op by op; the others train, and speed matters."""
+    if request.path.relative_to(_HERE).parts[0] in ("data", "eval", "families", "nn", "ops"):
+        request.getfixturevalue("quick_compilation")
+
 
 @pytest.fixture(autouse=True)
 def _drop_programs():
     """Drops compiled programs when they are many: Linux allows 65,530 pieces of memory, a U-Net's step takes 1,200."""
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 12_000:
         jax.clear_caches()

@@ -8,10 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tqdm
-import trimesh
 from PIL import Image
-from trimesh.exchange.obj import export_obj
-from trimesh.exchange.ply import export_ply
 
 from gen_jax.contracts import Mesh, Shot
 from gen_jax.train.film import write_video
@@ -61,6 +58,10 @@ def write_mesh(mesh: Mesh, path: pathlib.Path) -> list[pathlib.Path]:
     Returns:
       Both files.
     """
+    import trimesh  # Only who writes a mesh needs it, and it takes half a second.
+    from trimesh.exchange.obj import export_obj
+    from trimesh.exchange.ply import export_ply
+
     colors = None if mesh.colors is None else np.rint(255.0 * np.clip(mesh.colors, 0.0, 1.0)).astype(np.uint8)
     whole = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, vertex_colors=colors, process=False)
     ply, obj = export_ply(whole), export_obj(whole).encode()

@@ -62,6 +62,11 @@ def start_of(name: str, optimizer: str = "adam"):
     return to_host(jax.jit(experiment_of(name, optimizer).init)(rng.root(0)))
 
 
+def slow_if(condition: bool, *values):
+    """A case, among the slow tests if so."""
+    return pytest.param(*values, marks=[pytest.mark.slow] if condition else [])
+
+
 def every_preset():
     """(experiment, preset) of all presets, the default among them, but `tiny`, which the other tests run."""
     presets = [(name, preset) for name in NAMES for preset in getattr(run.find_experiment(name), "_PRESETS", ())]
@@ -73,8 +78,8 @@ ELSEWHERE = {"cifar10": ((32, 32, 3), 10), "images": ((64, 64, 3), 1000), "mnist
 ELSEWHERE["fashion_mnist"] = ELSEWHERE["mnist"]
 
 
-@pytest.mark.parametrize(("name", "preset"), every_preset())
-def test_every_preset_can_be_built_and_its_train_step_traced(name, preset):
+def preset_of(name: str, preset: str):
+    """The experiment at a preset, on images of zeros where its own are not there."""
     module = run.find_experiment(name)
     config = module.get_config(preset)
     sources = None
@@ -92,7 +97,26 @@ def test_every_preset_can_be_built_and_its_train_step_traced(name, preset):
             origin="zeros",
         )
         sources = source, source
-    experiment = module.build(config, sources)
+    return module.build(config, sources)
+
+
+@pytest.mark.parametrize(("name", "preset"), every_preset())
+def test_every_preset_can_be_built(name, preset):
+    experiment = preset_of(name, preset)
+    state = jax.eval_shape(experiment.init, rng.root(0))
+    assert all(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+# The gradients of the large U-Nets take seconds to trace: the default presets stand for the others in the quick tests.
+LARGE = {"ddpm", "guided_diffusion", "improved_ddpm", "noisy_classifier"}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [slow_if(name in LARGE and preset != "default", name, preset) for name, preset in every_preset()],
+)
+def test_every_preset_s_train_step_can_be_traced(name, preset):
+    experiment = preset_of(name, preset)
     state = jax.eval_shape(experiment.init, rng.root(0))
     after, metrics = jax.eval_shape(experiment.train_step, state, call_batch(experiment, 0))
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
@@ -148,8 +172,7 @@ def test_the_docstring_says_command_number_and_time(name):
 
 def each_but_slow(slow: set[str]):
     """Every experiment; some only among the slow tests."""
-    marked = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in NAMES]
-    return pytest.mark.parametrize("name", marked, scope="module")
+    return pytest.mark.parametrize("name", [slow_if(name in slow, name) for name in NAMES], scope="module")
 
 
 @each
@@ -161,23 +184,23 @@ def test_the_module_has_what_the_command_line_calls(name):
     module.validate(config_of(name))
 
 
-# U-Nets compile for long; those of the others stand for this one's in the quick tests.
-@each_but_slow({"guided_diffusion", "improved_ddpm"})
-def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name):
-    start, layouts = start_of(name, "sgd"), [("jit", 1), ("jit", 8), ("pmap", 2), ("pmap", 8)]
-    results = {layout: train_calls(name, "sgd", *layout, calls=2) for layout in layouts}
-    reference = results["jit", 1]
-    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), reference[0].params, start.params)
+# U-Nets compile for long: that of `ddpm` stands for the others' in this one of the quick tests.
+@each_but_slow({"guided_diffusion", "improved_ddpm", "noisy_classifier"})
+@pytest.mark.parametrize(("backend", "devices"), [("jit", 8), ("pmap", 8), slow_if(True, "pmap", 2)])
+def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, devices):
+    start = start_of(name, "sgd")
+    reference, numbers = train_calls(name, "sgd", "jit", 1, calls=2)
+    moved = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), reference.params, start.params)
     assert max(jax.tree.leaves(moved)) > 1e-4, "the steps did nothing; the comparison would be empty"
-    for result in results.values():
-        chex.assert_trees_all_close(result[0].params, reference[0].params, rtol=0, atol=1e-6)
-        chex.assert_trees_all_close(result[1], reference[1], rtol=1e-5)
+    state, metrics = train_calls(name, "sgd", backend, devices, calls=2)
+    chex.assert_trees_all_close(state.params, reference.params, rtol=0, atol=1e-6)
+    chex.assert_trees_all_close(metrics, numbers, rtol=1e-5, atol=1e-6)
 
 
 # Op by op each shape is compiled by itself, a minute's work for a U-Net: `classifier` and `tiny_nerf` stand for these
 # in the quick tests.
 @each_but_slow({"ddpm", "improved_ddpm", "guided_diffusion", "noisy_classifier", "nerf"})
-def test_without_jit_the_step_does_the_same(name):
+def test_without_jit_the_step_does_the_same(name, quick_compilation):
     experiment = experiment_of(name, "sgd")
     compiled, _ = train_calls(name, "sgd", "jit", 1, calls=1)
     state = jax.tree.map(jnp.asarray, start_of(name, "sgd"))
@@ -192,7 +215,7 @@ def is_game(experiment) -> bool:
     return isinstance(state.opt_state, dict) and state.opt_state.keys() == state.params.keys()
 
 
-@each
+@each_but_slow({"guided_diffusion"})
 def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
     step, layout, traces = step_of(name, "adam", "jit", 1)
@@ -220,7 +243,7 @@ def test_the_loss_falls_on_one_repeated_batch(name):
         )
 
 
-@each
+@each_but_slow({"guided_diffusion", "improved_ddpm", "noisy_classifier"})
 def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     experiment = experiment_of(name)
     state = start_of(name)
@@ -287,7 +310,7 @@ def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     assert "training" not in first, "that is the name of the film of the frames"
 
 
-@each
+@each_but_slow({"guided_diffusion"})
 def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     experiment = experiment_of(name)
     if experiment.frame is None:
@@ -300,7 +323,7 @@ def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     assert one.shape == other.shape and not np.array_equal(one, other)
 
 
-@each
+@each_but_slow({"guided_diffusion"})
 def test_settling_keeps_what_was_trained_and_every_warning_is_a_metric(name):
     experiment = experiment_of(name)
     trained, metrics = train_calls(name, "adam", "jit", 1, calls=1)
