@@ -24,29 +24,16 @@ _FLAGS = {
 for flag, value in _FLAGS.items():
     if flag not in os.environ.get("XLA_FLAGS", "") and runtime.flag_is_known(flag):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}".strip()
+# The runs that tests start by the command line have the level above, for they train; what is computed in this process
+# is compiled for longer than it runs, and does without any.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
 gc.set_threshold(50_000, 20, 50)  # Tracing makes many small objects; by default looking through them costs a tenth too.
 runtime.configure(str(pathlib.Path(tempfile.gettempdir()) / "gen_jax_test_cache"))
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-
-_HERE = pathlib.Path(__file__).parent
-
-
-@pytest.fixture
-def quick_compilation():
-    """Leaves out what optimisation is left, for a test that compiles much and computes little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def _compile_small_programs_quickly(request):
-    """In the folders whose tests call functions op by op; the others train, and speed matters."""
-    if request.path.relative_to(_HERE).parts[0] in ("data", "eval", "families", "nn", "ops"):
-        request.getfixturevalue("quick_compilation")
 
 
 @pytest.fixture(autouse=True)
