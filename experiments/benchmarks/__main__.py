@@ -33,31 +33,33 @@ def main() -> None:
 
     on_cpu = jax.default_backend() == "cpu"
     versions = f"Python {platform.python_version()}, JAX {jax.__version__}"
-    outcomes = []
+    outcomes, rows = [], []
     if importlib.util.find_spec("torch"):
         import torch
 
         versions += f", PyTorch {torch.__version__}"
         for number, contest in enumerate(contests.all_of_them()):
             if options.only in contest.what:
-                print(f"{contest.what} ... ", end="", flush=True)
                 outcomes.append(contests.hold(number, seconds))
-                print(outcomes[-1].ratio)
-    rows = []
+                print(table.line(outcomes[-1]), flush=True)
     if not options.only:
-        rows = [
-            vae.loop_overhead(seconds),
-            *vae.launch(),
-            vae.loader(seconds),
-            ("peak memory of a run of the VAE, data and pictures included", f"{cost.peak_of_a_run():,.0f} MiB", ""),
-            autoencoder.contraction(seconds),
-            diffusion.one_program(seconds),
-            *diffusion.remat_memory(),
-            diffusion.group_norm(seconds),
-            nerf.view_memory(),
-            *([diffusion.flags()] if on_cpu else [*diffusion.accelerator(), *nerf.accelerator()]),
-            *(diffusion.weight_gradient(seconds) if outcomes else []),
-        ]
+        peak = "peak memory of a run of the VAE, data and pictures included"
+        for measure in (
+            lambda: [vae.loop_overhead(seconds)],
+            vae.launch,
+            lambda: [vae.loader(seconds)],
+            lambda: [(peak, f"{cost.peak_of_a_run():,.0f} MiB", "")],
+            lambda: [autoencoder.contraction(seconds)],
+            lambda: [diffusion.one_program(seconds)],
+            diffusion.remat_memory,
+            lambda: [diffusion.group_norm(seconds)],
+            lambda: [nerf.view_memory()],
+            lambda: [diffusion.flags()] if on_cpu else [*diffusion.accelerator(), *nerf.accelerator()],
+            lambda: diffusion.weight_gradient(seconds) if outcomes else [],
+        ):
+            for row in measure():
+                print(*row, flush=True)
+                rows.append(row)
     kind = "" if on_cpu else f", {jax.devices()[0].device_kind}"
     date = datetime.date.today()
     heading = f"{date}, {table.machine()}, {os.cpu_count()} cores{kind}; {versions}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 import time
@@ -230,10 +231,12 @@ def flags() -> Row:
     """A training step in a process that `runtime.configure` has set up, against one with JAX's defaults."""
     script = "from experiments.benchmarks import diffusion; print(diffusion.step_seconds({}))"
 
+    # What this process has set is not to be there for the other.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
     def measured(configured: bool) -> float:
-        done = subprocess.run(
-            [sys.executable, "-c", script.format(configured)], capture_output=True, text=True, check=True
-        )
+        command = [sys.executable, "-c", script.format(configured)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return float(done.stdout.split()[-1])
 
     ratios = [measured(True) / measured(False) for _ in range(3)]

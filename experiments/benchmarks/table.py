@@ -31,7 +31,7 @@ def table(heading: str, outcomes: Sequence[Outcome], rows: Sequence[Row]) -> str
             "| against PyTorch | ours | PyTorch | ratio (10 to 90 %), turns | bound | peak memory, ours and theirs "
             "| compile, cold and warm |",
             "|---|---|---|---|---|---|---|",
-            *map(_contest, outcomes),
+            *map(line, outcomes),
             "",
         ]
     lines += ["| ours alone | measured | bound |", "|---|---|---|"]
@@ -39,7 +39,15 @@ def table(heading: str, outcomes: Sequence[Outcome], rows: Sequence[Row]) -> str
     return "\n".join(lines) + "\n"
 
 
-def _contest(outcome: Outcome) -> str:
+def line(outcome: Outcome) -> str:
+    """The line of a contest.
+
+    Args:
+      outcome: what came out of it.
+
+    Returns:
+      Markdown.
+    """
     contest, peer, ratio, cold, warm, theirs = outcome
     ours_ms, theirs_ms = (1e3 * seconds / contest.steps for seconds in (ratio.seconds, ratio.reference))
     cells = (

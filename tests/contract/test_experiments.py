@@ -293,7 +293,7 @@ def test_a_run_whose_data_are_gone_still_samples(name):
         next(iter(gone.test_source.evaluation()))
 
 
-@each_but_slow({"guided_diffusion", "improved_ddpm"})
+@each_but_slow({"ddpm", "guided_diffusion", "improved_ddpm"})
 def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     experiment = experiment_of(name)
     state = to_host(jax.jit(experiment.settle)(start_of(name)))

@@ -109,6 +109,6 @@ def test_fifty_steps_of_ddim(stored, process):
 def test_any_other_step_is_noticed(stored, process):
     """One step moved by a thousandth of the time moves the end by far more than the tolerance of the test above."""
     steps = stored["io/ddim_timesteps"][::-1]
-    for other in (np.append(0, steps), steps - 1, *(steps - np.eye(50, dtype=int)[i] for i in (0, 10, 49))):
+    for other in (np.append(0, steps), steps - 1, *(steps - np.eye(50, dtype=int)[i] for i in (10, 49))):
         end, _ = _path(stored, diffusion.space(process, other))
         assert np.abs(end - stored["io/ddim_x0"]).max() > 1e-3
