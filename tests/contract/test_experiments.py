@@ -23,6 +23,9 @@ from gen_jax.train.parallel import Layout, to_host
 
 NAMES = run.experiment_names()
 
+# U-Nets compile for long; several of the quick tests do without some of them, or all.
+U_NETS = {"ddpm", "guided_diffusion", "improved_ddpm", "noisy_classifier"}
+
 # Grouped by experiment, so that what one test has compiled is there for the next.
 each = pytest.mark.parametrize("name", NAMES, scope="module")
 
@@ -107,13 +110,10 @@ def test_every_preset_can_be_built(name, preset):
     assert all(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-# The gradients of the large U-Nets take seconds to trace: the default presets stand for the others in the quick tests.
-LARGE = {"ddpm", "guided_diffusion", "improved_ddpm", "noisy_classifier"}
-
-
+# The gradients of large U-Nets take seconds to trace: the default presets stand for the others in the quick tests.
 @pytest.mark.parametrize(
     ("name", "preset"),
-    [slow_if(name in LARGE and preset != "default", name, preset) for name, preset in every_preset()],
+    [slow_if(name in U_NETS and preset != "default", name, preset) for name, preset in every_preset()],
 )
 def test_every_preset_s_train_step_can_be_traced(name, preset):
     experiment = preset_of(name, preset)
@@ -184,8 +184,7 @@ def test_the_module_has_what_the_command_line_calls(name):
     module.validate(config_of(name))
 
 
-# U-Nets compile for long: that of `ddpm` stands for the others' in this one of the quick tests.
-@each_but_slow({"guided_diffusion", "improved_ddpm", "noisy_classifier"})
+@each_but_slow(U_NETS - {"ddpm"})
 @pytest.mark.parametrize(("backend", "devices"), [("jit", 8), ("pmap", 8), slow_if(True, "pmap", 2)])
 def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, devices):
     start = start_of(name, "sgd")
@@ -199,7 +198,7 @@ def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, dev
 
 # Op by op each shape is compiled by itself, a minute's work for a U-Net: `classifier` and `tiny_nerf` stand for these
 # in the quick tests.
-@each_but_slow({"ddpm", "improved_ddpm", "guided_diffusion", "noisy_classifier", "nerf"})
+@each_but_slow({*U_NETS, "nerf"})
 def test_without_jit_the_step_does_the_same(name):
     experiment = experiment_of(name, "sgd")
     compiled, _ = train_calls(name, "sgd", "jit", 1, calls=1)
@@ -215,7 +214,7 @@ def is_game(experiment) -> bool:
     return isinstance(state.opt_state, dict) and state.opt_state.keys() == state.params.keys()
 
 
-@each_but_slow({"guided_diffusion"})
+@each_but_slow({"guided_diffusion", "improved_ddpm"})
 def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
     step, layout, traces = step_of(name, "adam", "jit", 1)
@@ -243,7 +242,7 @@ def test_the_loss_falls_on_one_repeated_batch(name):
         )
 
 
-@each_but_slow({"guided_diffusion", "improved_ddpm", "noisy_classifier"})
+@each_but_slow(U_NETS)
 def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     experiment = experiment_of(name)
     state = start_of(name)
@@ -293,7 +292,7 @@ def test_a_run_whose_data_are_gone_still_samples(name):
         next(iter(gone.test_source.evaluation()))
 
 
-@each_but_slow({"ddpm", "guided_diffusion", "improved_ddpm"})
+@each_but_slow(U_NETS)
 def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     experiment = experiment_of(name)
     state = to_host(jax.jit(experiment.settle)(start_of(name)))
@@ -310,7 +309,7 @@ def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     assert "training" not in first, "that is the name of the film of the frames"
 
 
-@each_but_slow({"guided_diffusion"})
+@each_but_slow({"guided_diffusion", "improved_ddpm"})
 def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     experiment = experiment_of(name)
     if experiment.frame is None:
@@ -323,7 +322,7 @@ def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     assert one.shape == other.shape and not np.array_equal(one, other)
 
 
-@each_but_slow({"guided_diffusion"})
+@each_but_slow({"guided_diffusion", "improved_ddpm"})
 def test_settling_keeps_what_was_trained_and_every_warning_is_a_metric(name):
     experiment = experiment_of(name)
     trained, metrics = train_calls(name, "adam", "jit", 1, calls=1)
