@@ -117,7 +117,7 @@ seen = 0.2  # @param {"type": "slider", "min": -1.5, "max": 1.5, "step": 0.1}
 
 linear = schedules["linear (Ho et al.)"]
 short = diffusion.space(linear, diffusion.spaced_steps(linear, 10, "trailing"))
-mean, log_variance = diffusion.q_posterior(short, jnp.float32(start), jnp.float32(seen), step)
+mean, log_var = diffusion.q_posterior(short, jnp.float32(start), jnp.float32(seen), step)
 one, two = jax.random.normal(rng.stream(root, "posterior"), (2, 2_000_000))
 before = diffusion.q_sample(short, jnp.float32(start), step - 1, one)
 after = jnp.sqrt(1 - short.betas[step]) * before + jnp.sqrt(short.betas[step]) * two
@@ -127,14 +127,14 @@ x = jnp.linspace(-3, 3, 400)
 figure, axis = plt.subplots(figsize=(9, 3.8), layout="constrained")
 axis.hist(near, bins=60, density=True, alpha=0.4, label=f"{len(near):,} walkers who came near x_t")
 axis.plot(
-    x, jnp.exp(jax.vmap(lambda x: gaussian_log_likelihood(x, mean, log_variance))(x)), "k", label="q(x_{t−1} | x_t, x₀)"
+    x, jnp.exp(jax.vmap(lambda x: gaussian_log_likelihood(x, mean, log_var))(x)), "k", label="q(x_{t−1} | x_t, x₀)"
 )
 axis.axvline(start, color="C2", ls="--", label="x₀")
 axis.axvline(seen, color="C3", ls="--", label="x_t")
 axis.set(title=f"Where a walker was before step {step} of 10", xlabel="x_{t−1}")
 axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
-print(f"mean {mean:.4f}, of the walkers {near.mean():.4f}; spread {jnp.exp(log_variance / 2):.4f}, {near.std():.4f}")
+print(f"mean {mean:.4f}, of the walkers {near.mean():.4f}; spread {jnp.exp(log_var / 2):.4f}, {near.std():.4f}")
 
 # %% [markdown]
 # ## Section 3: the reverse process, and what it is trained by
@@ -154,7 +154,7 @@ example, noise = jnp.array([0.5, -0.5]), jnp.array([1.0, -2.0])
 for t in (1, 10, 100, 999):
     x_t = diffusion.q_sample(linear, example, t, noise)
     belief = diffusion.reverse(linear, noise + 0.1, x_t, t, prediction="epsilon", variance="fixed_small")
-    term = diffusion.l_vlb(linear, example, x_t, t, belief.mean, belief.log_variance)
+    term = diffusion.l_vlb(linear, example, x_t, t, belief.mean, belief.log_var)
     simple = diffusion.l_simple(noise, noise + 0.1)
     factor = linear.betas[t] ** 2 / (2 * linear.posterior_variance[t] * (1 - linear.betas[t]) * linear.noise[t] ** 2)
     print(f"t = {t:3}: L_simple {simple:.4f}, L_t {term:.3e} bits/dim, by Eq. 12 {factor * simple / math.log(2):.3e}")

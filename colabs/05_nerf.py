@@ -325,7 +325,7 @@ plt.show()
 model = nerf.build_model(run.config, run.experiment.train_source)
 params = run.state.eval_params
 pixel = jnp.array([column + 0.5, row + 0.5])
-coarse_seen, fine_seen = see(model, params, None, camera, pose, pixel, jnp.ones(3))
+coarse_seen, fine_seen = see(params, None, camera, pose, pixel, jnp.ones(3), nerf=model)
 coarse = stratified_depths(None, NEAR, FAR, model.sampling.num_coarse)
 more = importance_depths(None, coarse, coarse_seen.weights, model.sampling.num_fine)
 figure, axis = plt.subplots(figsize=(8, 3.6))

@@ -206,5 +206,5 @@ def init(
     label: dict[str, Any] = {"label": jnp.zeros(1, jnp.int32)} if diffusion.num_classes else {}
     x, time = jnp.zeros((1, *example_shape)), jnp.zeros(1, jnp.int32)
     params = diffusion.model.init(rng.stream(key, "init"), x, time, **label)["params"]
-    model_state = objectives.init_model_state(diffusion, steps)
+    model_state = objectives.init_model_state(diffusion.process, steps)
     return init_state(params, options["tx"], key, model_state=model_state, ema=options["ema"] is not None)

@@ -100,7 +100,7 @@ def fill_in(
     few = family.space(whole, family.spaced_steps(whole, min(whole.num_steps, 50), "even"))
     options: dict[str, Any] = {"prediction": diffusion.prediction, "variance": diffusion.variance}
     clip = family.clip_to_unit if config.sampler.clip else None
-    predict = objectives.predictor(diffusion, params, label)
+    predict = objectives.predictor(params, label, diffusion=diffusion)
     sampler = family.ddim(few, predict, eta=1.0, constrain=clip, **options)
     filled = family.inpaint(few, sampler, known, jnp.broadcast_to(mask, known.shape), num_resamples=2)
     return family.sample(filled, keys, known.shape[1:])

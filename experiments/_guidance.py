@@ -222,7 +222,7 @@ def guided_by_itself(
     """
 
     def labelled(x: Array, time: Array, label: Array) -> Array:
-        return objectives.predictor(diffusion, params, label)(x, time)
+        return objectives.predictor(params, label, diffusion=diffusion)(x, time)
 
     learned, null = diffusion.variance == "learned", diffusion.num_classes
     return family.classifier_free(labelled, label, null, scale, convention=convention, learned_variance=learned)
@@ -245,9 +245,9 @@ def make_guided(config: ConfigDict, classifier: Classifier | None) -> Guided:
             label = labels_of(config, diffusion.num_classes, keys)
             if label is not None and g.name == "classifier_free":
                 return guided_by_itself(diffusion, params, label, g.scale, g.convention), None
-            return objectives.predictor(diffusion, params, label), None
+            return objectives.predictor(params, label, diffusion=diffusion), None
         label = labels_of(config, classifier.num_classes, keys)
-        predict = objectives.predictor(diffusion, params, label if diffusion.num_classes else None)
+        predict = objectives.predictor(params, label if diffusion.num_classes else None, diffusion=diffusion)
 
         def chosen(x: Array, time: Array) -> Array:
             return classifier.log_prob(x, time, label)

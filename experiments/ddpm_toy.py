@@ -192,13 +192,13 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
 
 def sample(state: TrainState, keys: Key, *, config: ConfigDict, diffusion: Diffusion) -> Array:
     """Draws points by the config's sampler, [B, 2]; point i from key i alone."""
-    predict = objectives.predictor(diffusion, state.eval_params)
+    predict = objectives.predictor(state.eval_params, diffusion=diffusion)
     return family.sample(_diffusion.make_sampler(config, diffusion, predict), keys, (2,))
 
 
 def chain_of(state: TrainState, keys: Key, *, config: ConfigDict, diffusion: Diffusion) -> tuple[Array, Array]:
     """X after each step of the sampler, and the x_0 believed in at it, [S, B, 2] each."""
-    sampler = _diffusion.make_sampler(config, diffusion, objectives.predictor(diffusion, state.eval_params))
+    sampler = _diffusion.make_sampler(config, diffusion, objectives.predictor(state.eval_params, diffusion=diffusion))
     kept = family.run(sampler, family.start_noise(keys, (2,)), keys, intermediates=True)[1]
     assert kept is not None
     return kept

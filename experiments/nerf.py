@@ -213,7 +213,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     options = step_options(config, train_source.num_examples)
 
     def init(key: Key) -> TrainState:
-        params = objectives.init_params(nerf, rng.stream(key, "init"))
+        params = objectives.init_params(rng.stream(key, "init"), nerf=nerf)
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
     render = jax.jit(functools.partial(_render, nerf=nerf, source=train_source))
@@ -266,7 +266,7 @@ def build_model(config: ConfigDict, source: Source) -> NeRF:
 def _render(params: Params, camera: Camera, pose: Array, *, nerf: NeRF, source: Source) -> views.View:
     """A whole view of the size of the scene's photographs."""
     height, width = source.example_shape[:2]
-    return views.render_view(nerf, params, camera, pose, height, width)
+    return views.render_view(params, camera, pose, height, width, nerf=nerf)
 
 
 def mesh_of(state: TrainState, *, nerf: NeRF, source: Source, config: ConfigDict) -> Mesh:
@@ -281,7 +281,7 @@ def mesh_of(state: TrainState, *, nerf: NeRF, source: Source, config: ConfigDict
         )
     m, focus = config.mesh, _scenes.outlook_of(source).focus
     low, high = focus - m.half_side, focus + m.half_side
-    found = extract_mesh(nerf, state.eval_params, low, high, resolution=m.resolution, density=m.density)
+    found = extract_mesh(state.eval_params, low, high, nerf=nerf, resolution=m.resolution, density=m.density)
     if not len(found.faces):
         raise UserError(
             f"Nothing within {m.half_side:g} of what the cameras look at has config.mesh.density={m.density:g}; give "

@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant(f"{_DDPM}.process.make_process", "np.append(1.0, alphas_bar[:-1])", "alphas_bar", "ᾱ_{t−1}: one step off"),
     Mutant(f"{_DDPM}.parameterization.prediction_target", "- noise * x0", "+ noise * x0", "v: the sign"),
     Mutant(f"{_DDPM}.parameterization.x0_and_epsilon", "signal * x_t - noise", "signal * x_t + noise", "x_0 of v"),
-    Mutant(f"{_DDPM}.parameterization.interpolated_log_variance", "(v + 1) / 2", "v", "learned variance: v in [0, 1]"),
+    Mutant(f"{_DDPM}.parameterization.interpolated_log_var", "(v + 1) / 2", "v", "learned variance: v in [0, 1]"),
     Mutant(f"{_DDPM}.samplers.ancestral", "jnp.exp(0.5 * ", "jnp.exp(", "ancestral: σ² for σ"),
     Mutant(f"{_DDPM}.samplers.ancestral", "i == 0", "i == 1", "ancestral: noise in the last step"),
     Mutant(f"{_DDPM}.samplers.ddim", "- sigma**2", "", "DDIM: no place for σ"),

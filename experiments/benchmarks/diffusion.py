@@ -98,7 +98,7 @@ def _ours_training(side: int, colours: int, channels: int) -> timing.Call:
 def _ours_sampling(side: int, colours: int, channels: int) -> timing.Call:
     diffusion = _model(side, colours, channels)
     _, state, _ = _train(diffusion, _images(side, colours))
-    step = jax.jit(family.ddim(diffusion.process, objectives.predictor(diffusion, state.params)).step)
+    step = jax.jit(family.ddim(diffusion.process, objectives.predictor(state.params, diffusion=diffusion)).step)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((_BATCH, side, side, colours), np.float32))
     keys = rng.per_example(rng.root(0), np.arange(_BATCH))
     return lambda: jax.block_until_ready(step(x, (), jnp.int32(500), keys))
@@ -129,7 +129,7 @@ def one_program(seconds: float) -> Row:
     shape = (side, side, colours)
 
     def sampler(params: Any) -> family.Sampler:
-        return family.ddim(few, objectives.predictor(diffusion, params))
+        return family.ddim(few, objectives.predictor(params, diffusion=diffusion))
 
     whole = jax.jit(lambda params: family.sample(sampler(params), keys, shape))
     step = jax.jit(lambda params, *args: sampler(params).step(*args))

@@ -29,7 +29,7 @@ Symbols:
   noise      √(1 − ᾱ)
   snr        ᾱ / (1 − ᾱ); λ is its logarithm (in DPM-Solver's papers, half of it)
   v          √ᾱ ε − √(1 − ᾱ) x_0 as a prediction; the second half of the output where a variance is learned
-  Σ          the variance of a reverse step, diagonal; `log_variance`
+  Σ          the variance of a reverse step, diagonal; `log_var`
   predict    the network: `(x_t [B, ...], time [B]) -> output [B, ...]`, parameters and labels closed over
 
 What is independent of what:
@@ -94,8 +94,8 @@ from gen_jax.families.diffusion.parameterization import (
     Reverse,
     clip_to_unit,
     convert,
-    interpolated_log_variance,
-    log_variance_table,
+    interpolated_log_var,
+    log_var_table,
     prediction_target,
     reverse,
     split_output,
@@ -164,7 +164,7 @@ __all__ = [
     "in_continuous_time",
     "init_history",
     "inpaint",
-    "interpolated_log_variance",
+    "interpolated_log_var",
     "l_continuous",
     "l_hybrid",
     "l_prior",
@@ -172,7 +172,7 @@ __all__ = [
     "l_vlb",
     "linear_betas",
     "linear_continuous",
-    "log_variance_table",
+    "log_var_table",
     "make_process",
     "min_snr_weight",
     "normal_kl",

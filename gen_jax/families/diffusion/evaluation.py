@@ -23,7 +23,7 @@ from gen_jax.families.diffusion.likelihood import (
 from gen_jax.families.diffusion.losses import l_prior
 from gen_jax.families.diffusion.objectives import Diffusion, predictor
 from gen_jax.families.diffusion.parameterization import clip_to_unit
-from gen_jax.families.diffusion.process import at, q_sample, told_time
+from gen_jax.families.diffusion.process import Process, at, q_sample, told_time
 from gen_jax.ops import pixels
 from gen_jax.ops.distributions import gaussian_log_likelihood
 
@@ -90,7 +90,7 @@ def image_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion
     edges = doubling_strata(process.num_steps)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "bound"), batch["index"])
     t = jax.vmap(lambda k: draw_in_strata(rng.stream(k, "strata"), edges))(keys)
-    predict = predictor(diffusion, params, _labels(batch, diffusion, t.shape[1]))
+    predict = predictor(params, _labels(batch, diffusion, t.shape[1]), diffusion=diffusion)
     terms = bound_terms(process, predict, x0, keys, t, **_options(diffusion))
     widths = jnp.asarray(np.diff(edges), x0.dtype)
     return {
@@ -115,7 +115,7 @@ def terms_at(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, st
     """
     x0 = pixels.examples_of(batch)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "terms"), batch["index"])
-    predict = predictor(diffusion, params, _labels(batch, diffusion, len(steps)))
+    predict = predictor(params, _labels(batch, diffusion, len(steps)), diffusion=diffusion)
     return bound_terms(diffusion.process, predict, x0, keys, jnp.asarray(steps), **_options(diffusion))
 
 
@@ -167,7 +167,7 @@ def bound_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion
     """
     x0 = pixels.examples_of(batch)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "likelihood"), batch["index"])
-    predict = predictor(diffusion, params, _labels(batch, diffusion, chunk_size))
+    predict = predictor(params, _labels(batch, diffusion, chunk_size), diffusion=diffusion)
     terms = variational_bound(diffusion.process, predict, x0, keys, chunk_size=chunk_size, **_options(diffusion))
     return {
         "simple": jnp.mean(terms["simple"], axis=1),
@@ -195,29 +195,34 @@ def flow_bits(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, n
         jax.vmap(lambda k: rng.stream(k, "dequantize"))(keys), batch["image"]
     )
     continuous: Continuous = in_continuous_time(diffusion.process)
-    predict_both = predictor(diffusion, params, _labels(batch, diffusion, 1))
+    predict_both = predictor(params, _labels(batch, diffusion, 1), diffusion=diffusion)
 
     def predict(x_t: Array, time: Array) -> Array:
         output = predict_both(x_t, time)
         return output[..., : x_t.shape[-1]]
 
     log_density, _ = probability_flow(
-        continuous, predict, 2.0 * unit - 1.0, keys, flow_levels(diffusion, num_steps), prediction=diffusion.prediction
+        continuous,
+        predict,
+        2.0 * unit - 1.0,
+        keys,
+        flow_levels(diffusion.process, num_steps),
+        prediction=diffusion.prediction,
     )
     return density_bits_per_dim(log_density, math.prod(unit.shape[1:]))
 
 
-def flow_levels(diffusion: Diffusion, num_steps: int) -> np.ndarray:
+def flow_levels(process: Process, num_steps: int) -> np.ndarray:
     """Levels of a process for the differential equation, near even distances of λ.
 
     Args:
-      diffusion: the model.
+      process: the forward process.
       num_steps: N ≥ 1.
 
     Returns:
       [N + 1] or fewer λ, falling, all of them levels that the network was trained at.
     """
-    levels = step_levels(diffusion.process)
+    levels = step_levels(process)
     wanted = np.linspace(levels[0], levels[-1], num_steps + 1)
     return levels[np.unique([np.abs(levels - level).argmin() for level in wanted])]
 
@@ -282,7 +287,7 @@ def point_values(
     epsilon = jax.vmap(lambda k: jax.random.normal(rng.stream(k, "noise"), (num_strata, *x0.shape[1:])))(keys)
     epsilon = epsilon.reshape(-1, *x0.shape[1:])
     x_t = jax.vmap(lambda x, t, e: q_sample(process, x, t, e))(jnp.repeat(x0, num_strata, axis=0), t, epsilon)
-    predict = predictor(diffusion, params, _labels(batch, diffusion, num_strata))
+    predict = predictor(params, _labels(batch, diffusion, num_strata), diffusion=diffusion)
     predicted = predict(x_t, told_time(process, t))
     best = jax.vmap(lambda x, s, n: best_epsilon(x, s, n, centres, std))(
         x_t, at(process.signal, t, x0), at(process.noise, t, x0)
@@ -329,7 +334,7 @@ def point_terms(
         levels = at(process.signal, t, x_t), at(process.noise, t, x_t)
         return jax.vmap(lambda x, s, n: best_epsilon(x, s, n, centres, std))(x_t, *levels)
 
-    predict = predictor(diffusion, params, _labels(batch, diffusion, len(steps)))
+    predict = predictor(params, _labels(batch, diffusion, len(steps)), diffusion=diffusion)
     terms = bound_terms(process, predict, x0, keys, jnp.asarray(steps), **options)
     least = bound_terms(process, best, x0, keys, jnp.asarray(steps), **options)
     return {"simple": terms["simple"], "best": least["simple"], "vlb": terms["vlb"]}
@@ -367,14 +372,14 @@ def point_likelihood(
     process, x0 = diffusion.process, pixels.examples_of(batch)
     keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "likelihood"), batch["index"])
     options: dict[str, Any] = {"prediction": diffusion.prediction, "decoder": gaussian_log_likelihood}
-    predict = predictor(diffusion, params, _labels(batch, diffusion, chunk_size))
+    predict = predictor(params, _labels(batch, diffusion, chunk_size), diffusion=diffusion)
     bound = variational_bound(process, predict, x0, keys, chunk_size=chunk_size, variance="beta", **options)["total"]
     flow, _ = probability_flow(
         in_continuous_time(process),
-        predictor(diffusion, params, _labels(batch, diffusion, 1)),
+        predictor(params, _labels(batch, diffusion, 1), diffusion=diffusion),
         x0,
         keys,
-        flow_levels(diffusion, flow_steps),
+        flow_levels(diffusion.process, flow_steps),
         prediction=diffusion.prediction,
         trace="exact",
     )

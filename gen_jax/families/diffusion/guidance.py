@@ -67,7 +67,7 @@ def shift_mean(log_prob: LogProb, scale: float | Array = 1.0, *, at_point: str =
             gradient = _gradient(log_prob, process, x_t, i)
         else:
             gradient = _gradient(log_prob, process, step.mean, jnp.maximum(i - 1, 0))
-        return step._replace(mean=step.mean + scale * jnp.exp(step.log_variance) * gradient)
+        return step._replace(mean=step.mean + scale * jnp.exp(step.log_var) * gradient)
 
     return Guide("mean", apply)
 

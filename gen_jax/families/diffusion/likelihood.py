@@ -73,7 +73,7 @@ def bound_terms(
         target = prediction_target(prediction, x0, epsilon, at(process.signal, t, x0), at(process.noise, t, x0))
         return {
             "simple": l_simple(target, predicted),
-            "vlb": l_vlb(process, x0, x_t, t, step.mean, step.log_variance, decoder),
+            "vlb": l_vlb(process, x0, x_t, t, step.mean, step.log_var, decoder),
             "epsilon_mse": jnp.mean((step.epsilon - epsilon) ** 2),
             "x0_mse": jnp.mean((step.x0 - x0) ** 2),
         }

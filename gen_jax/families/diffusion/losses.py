@@ -81,26 +81,26 @@ def min_snr_weight(prediction: str, snr: Array, gamma: float = 5.0) -> Array:
     return jnp.minimum(snr, gamma) / snr * epsilon_weight(prediction, snr)
 
 
-def normal_kl(mean: Array, log_variance: Array, other_mean: Array, other_log_variance: Array) -> Array:
+def normal_kl(mean: Array, log_var: Array, other_mean: Array, other_log_var: Array) -> Array:
     """The divergence of one diagonal Gaussian from another: KL(N(μ, σ²) ‖ N(μ', σ'²)), summed over dimensions.
 
     The terms of "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 5, are such.
 
     Args:
       mean: [...] μ.
-      log_variance: log σ², [...] or [].
+      log_var: log σ², [...] or [].
       other_mean: [...] μ'.
-      other_log_variance: log σ'², [...] or [].
+      other_log_var: log σ'², [...] or [].
 
     Returns:
       [] nats, ≥ 0.
     """
     # In the unit of the other, where it is the standard one: ½ Σ (d² + r − 1 − log r).
-    scaled = (mean - other_mean) * jnp.exp(-0.5 * other_log_variance)
-    return gaussian_kl(scaled, jnp.broadcast_to(log_variance - other_log_variance, scaled.shape))
+    scaled = (mean - other_mean) * jnp.exp(-0.5 * other_log_var)
+    return gaussian_kl(scaled, jnp.broadcast_to(log_var - other_log_var, scaled.shape))
 
 
-def discretized_gaussian_log_likelihood(x: Array, mean: Array, log_variance: Array, num_levels: int = 256) -> Array:
+def discretized_gaussian_log_likelihood(x: Array, mean: Array, log_var: Array, num_levels: int = 256) -> Array:
     """The log-probability of levels under a Gaussian integrated over each level's bin: the decoder p(x_0 | x_1).
 
     P(x) = Φ((x + δ − μ) / σ) − Φ((x − δ − μ) / σ),  δ = 1 / (num_levels − 1),
@@ -112,14 +112,14 @@ def discretized_gaussian_log_likelihood(x: Array, mean: Array, log_variance: Arr
     Args:
       x: [...] levels scaled to [−1, 1].
       mean: [...] μ.
-      log_variance: [...] or [] log σ².
+      log_var: [...] or [] log σ².
       num_levels: how many levels there are, 256 for 8 bits.
 
     Returns:
       [] nats.
     """
     delta = 1.0 / (num_levels - 1)
-    inverse_std = jnp.exp(-0.5 * log_variance)
+    inverse_std = jnp.exp(-0.5 * log_var)
     upper = (x - mean + delta) * inverse_std
     lower = (x - mean - delta) * inverse_std
     # Φ(u) − Φ(l) = Φ(−l) − Φ(−u): on the side where both are small nothing is lost.
@@ -157,8 +157,8 @@ def l_prior(process: Process, x0: Array) -> Array:
     Returns:
       [] bits/dim.
     """
-    log_variance = jnp.asarray(2 * math.log(process.noise[-1]), x0.dtype)
-    kl = gaussian_kl(float(process.signal[-1]) * x0, jnp.broadcast_to(log_variance, x0.shape))
+    log_var = jnp.asarray(2 * math.log(process.noise[-1]), x0.dtype)
+    kl = gaussian_kl(float(process.signal[-1]) * x0, jnp.broadcast_to(log_var, x0.shape))
     return bits_per_dim(-kl, x0.size)
 
 
@@ -168,7 +168,7 @@ def l_vlb(
     x_t: Array,
     t: Array,
     mean: Array,
-    log_variance: Array,
+    log_var: Array,
     decoder: Decoder = discretized_gaussian_log_likelihood,
 ) -> Array:
     """One term of the variational bound.
@@ -184,15 +184,15 @@ def l_vlb(
       x_t: [...].
       t: [] int; at 0 the term is L_0.
       mean: [...] of p(x_{t−1} | x_t), as `reverse` gives it.
-      log_variance: [...] of p(x_{t−1} | x_t).
-      decoder: `(x_0, mean, log_variance) -> [] nats`, log p(x_0 | x_1).
+      log_var: [...] of p(x_{t−1} | x_t).
+      decoder: `(x_0, mean, log_var) -> [] nats`, log p(x_0 | x_1).
 
     Returns:
       [] bits/dim.
     """
-    true_mean, true_log_variance = q_posterior(process, x0, x_t, t)
-    kl = normal_kl(true_mean, true_log_variance, mean, log_variance)
-    return bits_per_dim(jnp.where(t == 0, decoder(x0, mean, log_variance), -kl), x0.size)
+    true_mean, true_log_var = q_posterior(process, x0, x_t, t)
+    kl = normal_kl(true_mean, true_log_var, mean, log_var)
+    return bits_per_dim(jnp.where(t == 0, decoder(x0, mean, log_var), -kl), x0.size)
 
 
 def l_hybrid(
@@ -235,7 +235,7 @@ def l_hybrid(
     held = jax.lax.stop_gradient(predicted)
     frozen = held if v is None else jnp.concatenate([held, v], axis=-1)
     step = reverse(process, frozen, x_t, t, prediction=prediction, variance=variance)
-    vlb = process.num_steps * l_vlb(process, x0, x_t, t, step.mean, step.log_variance, decoder)
+    vlb = process.num_steps * l_vlb(process, x0, x_t, t, step.mean, step.log_var, decoder)
     return simple + vlb_weight * vlb, {"simple": simple, "vlb": vlb}
 
 

@@ -45,15 +45,15 @@ class Diffusion(NamedTuple):
 
 
 def predictor(
-    diffusion: Diffusion, params: Params, label: Array | None = None, dropout_keys: Key | None = None
+    params: Params, label: Array | None = None, dropout_keys: Key | None = None, *, diffusion: Diffusion
 ) -> Predict:
     """The network as samplers and likelihoods take it.
 
     Args:
-      diffusion: the model.
       params: of the network.
       label: [B] of the examples; None for none.
       dropout_keys: [B] of dropout; None for none.
+      diffusion: the model.
 
     Returns:
       `(x_t [B, ...], time [B]) -> output`.
@@ -84,17 +84,17 @@ def flip_at_random(key: Key, image: Array) -> Array:
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-def init_model_state(diffusion: Diffusion, steps: str) -> ModelState:
+def init_model_state(process: Process, steps: str) -> ModelState:
     """What an objective keeps besides parameters: the history of losses, where steps are drawn by importance.
 
     Args:
-      diffusion: the model.
+      process: the forward process.
       steps: one of `STEPS`.
 
     Returns:
       The model state.
     """
-    return {"history": timesteps.init_history(diffusion.process.num_steps)} if steps == "importance" else {}
+    return {"history": timesteps.init_history(process.num_steps)} if steps == "importance" else {}
 
 
 def objective(
@@ -156,7 +156,7 @@ def objective(
     if diffusion.num_classes:
         drop = functools.partial(drop_labels, null_label=diffusion.num_classes, rate=label_dropout)
         label = jax.vmap(drop)(keys("label"), batch["label"])
-    predict = predictor(diffusion, params, label, keys("dropout"))
+    predict = predictor(params, label, keys("dropout"), diffusion=diffusion)
     output = predict(x_t, told_time(diffusion.process, t))  # Line 5 of Algorithm 1.
 
     options: dict[str, Any] = {"loss": loss, "weighting": weighting, "min_snr_gamma": min_snr_gamma}
@@ -246,7 +246,7 @@ def example_loss(
     simple = l_simple(target, predicted)
     if loss == "vlb":
         step = reverse(process, output, x_t, t, prediction=prediction, variance=variance)
-        vlb = process.num_steps * l_vlb(process, x0, x_t, t, step.mean, step.log_variance)
+        vlb = process.num_steps * l_vlb(process, x0, x_t, t, step.mean, step.log_var)
         return vlb, {"simple": simple, "vlb": vlb}
     if loss != "simple":
         raise ValueError(f"loss='{loss}' is unknown; expected one of {LOSSES}.")

@@ -23,13 +23,13 @@ class Reverse(NamedTuple):
 
     Attributes:
       mean: μ_θ.
-      log_variance: log Σ, diagonal.
+      log_var: log Σ, diagonal.
       x0: the x_0 that the network believes in.
       epsilon: the ε that goes with it.
     """
 
     mean: Array
-    log_variance: Array
+    log_var: Array
     x0: Array
     epsilon: Array
 
@@ -147,7 +147,7 @@ def split_output(output: Array, variance: str | np.ndarray) -> tuple[Array, Arra
     return output, None
 
 
-def log_variance_table(process: Process, variance: str) -> np.ndarray:
+def log_var_table(process: Process, variance: str) -> np.ndarray:
     """The logarithm of a fixed variance of the reverse steps.
 
     "fixed_small": β̃; "fixed_large": β; both with β̃ of the second step at the first one, as in DDPM's code. "beta": β
@@ -167,16 +167,16 @@ def log_variance_table(process: Process, variance: str) -> np.ndarray:
       ValueError: where the name is another one.
     """
     if variance == "fixed_small":
-        return process.posterior_log_variance
+        return process.posterior_log_var
     log_betas = np.log(process.betas)
     if variance == "fixed_large":
-        return np.append(process.posterior_log_variance[:1], log_betas[1:])
+        return np.append(process.posterior_log_var[:1], log_betas[1:])
     if variance == "beta":
         return log_betas
     raise ValueError(f"variance='{variance}' is not a fixed one; expected one of {VARIANCES[:-1]}, or an array [T].")
 
 
-def interpolated_log_variance(process: Process, v: Array, t: Array) -> Array:
+def interpolated_log_var(process: Process, v: Array, t: Array) -> Array:
     """A learned variance between the two fixed ones.
 
     log Σ = f log β + (1 − f) log β̃,  f = (v + 1) / 2
@@ -192,7 +192,7 @@ def interpolated_log_variance(process: Process, v: Array, t: Array) -> Array:
     Returns:
       [...].
     """
-    smallest = at(process.posterior_log_variance, t, v)
+    smallest = at(process.posterior_log_var, t, v)
     largest = at(np.log(process.betas), t, v)
     fraction = (v + 1) / 2
     return fraction * largest + (1 - fraction) * smallest
@@ -243,8 +243,8 @@ def reverse(
         epsilon = (x_t - signal * x0) / noise
     mean, _ = q_posterior(process, x0, x_t, t)
     if v is not None:
-        log_variance = interpolated_log_variance(process, v, t)
+        log_var = interpolated_log_var(process, v, t)
     else:
-        table = log_variance_table(process, variance) if isinstance(variance, str) else variance
-        log_variance = jnp.full_like(x_t, at(table, t, x_t))
-    return Reverse(mean, log_variance, x0, epsilon)
+        table = log_var_table(process, variance) if isinstance(variance, str) else variance
+        log_var = jnp.full_like(x_t, at(table, t, x_t))
+    return Reverse(mean, log_var, x0, epsilon)

@@ -33,7 +33,7 @@ class Process:
       posterior_coef_x0: [T] the weight of x_0 in the mean of q(x_{t−1} | x_t, x_0); 1 for the first step.
       posterior_coef_xt: [T] the weight of x_t in it; 0 for the first step.
       posterior_variance: [T] β̃, its variance; 0 for the first step.
-      posterior_log_variance: [T] log β̃ with the second step's number in the place of the first step's log 0.
+      posterior_log_var: [T] log β̃ with the second step's number in the place of the first step's log 0.
       timesteps: [T] what a network is told at each step, integers or not.
     """
 
@@ -45,7 +45,7 @@ class Process:
     posterior_coef_x0: np.ndarray
     posterior_coef_xt: np.ndarray
     posterior_variance: np.ndarray
-    posterior_log_variance: np.ndarray
+    posterior_log_var: np.ndarray
     timesteps: np.ndarray
 
     @property
@@ -159,7 +159,7 @@ def make_process(betas: np.ndarray | Sequence[float], timesteps: np.ndarray | Se
         posterior_coef_x0=np.sqrt(prev) * betas / noise_variance,  # Eq. 7.
         posterior_coef_xt=np.sqrt(1 - betas) * prev_variance / noise_variance,
         posterior_variance=posterior_variance,
-        posterior_log_variance=np.log(np.append(second, posterior_variance[1:])),
+        posterior_log_var=np.log(np.append(second, posterior_variance[1:])),
         timesteps=timesteps,
     )
 
@@ -319,4 +319,4 @@ def q_posterior(process: Process, x0: Array, x_t: Array, t: Array) -> tuple[Arra
       step's log-variance stands in its place, so that it is finite.
     """
     mean = at(process.posterior_coef_x0, t, x_t) * x0 + at(process.posterior_coef_xt, t, x_t) * x_t
-    return mean, at(process.posterior_log_variance, t, x_t)
+    return mean, at(process.posterior_log_var, t, x_t)

@@ -94,7 +94,7 @@ def ancestral(
 
     def step(x: Array, memory: Any, i: Array, keys: Key) -> tuple[Array, Any, Array]:
         result = denoise(x, i)
-        noisy = result.mean + jnp.exp(0.5 * result.log_variance) * _noise(keys, i, x)
+        noisy = result.mean + jnp.exp(0.5 * result.log_var) * _noise(keys, i, x)
         return jnp.where(i == 0, result.mean, noisy), memory, result.x0
 
     return Sampler(np.arange(process.num_steps)[::-1], _nothing, step)

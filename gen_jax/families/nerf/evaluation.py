@@ -28,12 +28,12 @@ def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF) -> Terms:
       For each view [B] `mse`, the mean squared error of the pixels of the batch, its `psnr`, and that of the coarse
       field, `psnr_coarse`.
     """
-    background = background_color(nerf, None)
+    background = background_color(None, nerf=nerf)
 
     def view(row: tuple[Camera, Array, Array, Array]) -> Terms:
         camera, pose, pixels, colors = row
         targets = jax.vmap(lambda color: target_color(color, background))(colors)
-        seen = render_pixels(nerf, params, camera, pose, pixels)
+        seen = render_pixels(params, camera, pose, pixels, nerf=nerf)
         fine, coarse = (jnp.mean((color - targets) ** 2) for color in (seen.color, seen.coarse_color))
         return {"mse": fine, "psnr": psnr(fine), "psnr_coarse": psnr(coarse)}
 

@@ -81,16 +81,16 @@ class RadianceField(nn.Module):
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
 
-def ask_field(field: RadianceField, params: Params, position: Array, direction: Array) -> tuple[Array, Array]:
+def ask_field(params: Params, position: Array, direction: Array, *, field: RadianceField) -> tuple[Array, Array]:
     """A field as its parameters make it: places are encoded in float32, what follows is in the parameters' precision.
 
     In bfloat16 the finest waves of the encoding would be noise, as a place has three digits there.
 
     Args:
-      field: the network.
-      params: of it.
+      params: of the network.
       position: [..., 3].
       direction: [..., 3] of length 1, broadcast against the places.
+      field: the network.
 
     Returns:
       The colour [..., 3] and the density [...] in float32, before the sigmoid and ReLU.

@@ -37,12 +37,12 @@ class NeRF(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-def init_params(nerf: NeRF, key: Key) -> Params:
+def init_params(key: Key, *, nerf: NeRF) -> Params:
     """The parameters of both fields.
 
     Args:
-      nerf: the model.
       key: of the draw.
+      nerf: the model.
 
     Returns:
       `coarse` and, where there are fine samples, `fine`.
@@ -52,12 +52,12 @@ def init_params(nerf: NeRF, key: Key) -> Params:
     return {level: nerf.field.init(rng.stream(key, level), zeros, zeros)["params"] for level in levels}
 
 
-def background_color(nerf: NeRF, key: Key | None) -> Array:
+def background_color(key: Key | None, *, nerf: NeRF) -> Array:
     """The colour behind a ray.
 
     Args:
-      nerf: the model.
       key: of this ray's noise; None in evaluation.
+      nerf: the model.
 
     Returns:
       [3].
@@ -68,18 +68,18 @@ def background_color(nerf: NeRF, key: Key | None) -> Array:
 
 
 def see(
-    nerf: NeRF, params: Params, key: Key | None, camera: Camera, pose: Array, pixel: Array, background: Array
+    params: Params, key: Key | None, camera: Camera, pose: Array, pixel: Array, background: Array, *, nerf: NeRF
 ) -> tuple[Rendered, Rendered | None]:
     """What one pixel of a camera sees.
 
     Args:
-      nerf: the model.
       params: of `init_params`.
       key: of this ray's noise; None for none.
       camera: the intrinsics.
       pose: [3, 4] camera to world, OpenGL's axes.
       pixel: [2].
       background: [3].
+      nerf: the model.
 
     Returns:
       What is seen of the coarse and of the fine field, None where there is none.
@@ -88,7 +88,7 @@ def see(
     def field(level: str) -> Field | None:
         if level not in params:
             return None
-        return functools.partial(ask_field, nerf.field, params[level])
+        return functools.partial(ask_field, params[level], field=nerf.field)
 
     origin, direction = ray(camera, pose, pixel)
     view = direction
@@ -143,8 +143,8 @@ def objective(
     keys = rng.per_example(rng.stream(key, "ray"), batch["index"])
 
     def one(key: Key, camera: Camera, pose: Array, pixel: Array, color: Array) -> tuple[Array, Terms]:
-        background = background_color(nerf, key)
-        coarse, fine = see(nerf, params, key, camera, pose, pixel, background)
+        background = background_color(key, nerf=nerf)
+        coarse, fine = see(params, key, camera, pose, pixel, background, nerf=nerf)
         target = target_color(color, background)
         return photometric(coarse.color, None if fine is None else fine.color, target)
 

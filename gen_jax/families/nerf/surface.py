@@ -18,15 +18,15 @@ _CHUNK = 2**14
 
 
 def extract_mesh(
-    nerf: NeRF, params: Params, low: np.ndarray, high: np.ndarray, *, resolution: int, density: float
+    params: Params, low: np.ndarray, high: np.ndarray, *, nerf: NeRF, resolution: int, density: float
 ) -> Mesh:
     """The surface of a field's fine network in a box, each vertex of the colour that is seen from straight above it.
 
     Args:
-      nerf: the model; not in normalised device coordinates.
       params: of `objectives.init_params`.
       low: [3], the box's lowest corner, in the world.
       high: [3], its highest.
+      nerf: the model; not in normalised device coordinates.
       resolution: points along its longest side.
       density: the level σ, a unit of length.
 
@@ -36,7 +36,7 @@ def extract_mesh(
     one = params.get("fine", params["coarse"])
 
     def field(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        color, sigma = ask_field(nerf.field, one, *pair)
+        color, sigma = ask_field(one, *pair, field=nerf.field)
         return jax.nn.sigmoid(color), jax.nn.relu(sigma)
 
     @jax.jit

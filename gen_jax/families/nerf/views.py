@@ -53,23 +53,23 @@ def rays_at_once(nerf: NeRF) -> int:
     return int(2 ** np.clip(np.floor(np.log2(budget / of_one)), 4, 16))
 
 
-def render_pixels(nerf: NeRF, params: Params, camera: Camera, pose: Array, pixels: Array) -> View:
+def render_pixels(params: Params, camera: Camera, pose: Array, pixels: Array, *, nerf: NeRF) -> View:
     """What some pixels of a camera see, without noise, `rays_at_once` of them at a time.
 
     Args:
-      nerf: the model.
       params: of `objectives.init_params`.
       camera: the intrinsics.
       pose: [3, 4] camera to world, OpenGL's axes.
       pixels: [R, 2].
+      nerf: the model.
 
     Returns:
       The view, [R, ...], of the fine field where there is one.
     """
-    background = background_color(nerf, None)
+    background = background_color(None, nerf=nerf)
 
     def one(pixel: Array) -> View:
-        coarse, fine = see(nerf, params, None, camera, pose, pixel, background)
+        coarse, fine = see(params, None, camera, pose, pixel, background, nerf=nerf)
         seen = coarse if fine is None else fine
         depth = seen.median_depth
         if nerf.size is not None:
@@ -80,20 +80,20 @@ def render_pixels(nerf: NeRF, params: Params, camera: Camera, pose: Array, pixel
     return jax.lax.map(one, pixels, batch_size=min(rays_at_once(nerf), len(pixels)))
 
 
-def render_view(nerf: NeRF, params: Params, camera: Camera, pose: Array, height: int, width: int) -> View:
+def render_view(params: Params, camera: Camera, pose: Array, height: int, width: int, *, nerf: NeRF) -> View:
     """A whole photograph.
 
     Args:
-      nerf: the model.
       params: of `objectives.init_params`.
       camera: the intrinsics.
       pose: [3, 4] camera to world, OpenGL's axes.
       height: H.
       width: W.
+      nerf: the model.
 
     Returns:
       The view, [H, W, ...].
     """
     pixels = jnp.asarray(pixel_centers(height, width).reshape(-1, 2))
-    view = render_pixels(nerf, params, camera, pose, pixels)
+    view = render_pixels(params, camera, pose, pixels, nerf=nerf)
     return View(*(part.reshape(height, width, *part.shape[1:]) for part in view))

@@ -23,7 +23,7 @@ def _expected_bound(process: diffusion.Process, data_variance: float, variance: 
     def of_one(t, x0, epsilon):
         x_t = diffusion.q_sample(process, x0, t, epsilon)
         step = diffusion.reverse(process, jnp.asarray(slopes)[t] * x_t, x_t, t, variance=variance)
-        return diffusion.l_vlb(process, x0, x_t, t, step.mean, step.log_variance, gaussian_log_likelihood)
+        return diffusion.l_vlb(process, x0, x_t, t, step.mean, step.log_var, gaussian_log_likelihood)
 
     with jax.enable_x64(True):
         over = jax.jit(jax.vmap(jax.vmap(of_one, in_axes=(None, 0, 0)), in_axes=(0, None, None)))
@@ -87,7 +87,7 @@ def test_first_term_half_a_bin_off():
     x_t = diffusion.q_sample(_LINEAR, x0, t, epsilon)
     output = jnp.stack([x0 + 1 / 255, jnp.zeros_like(x0)], axis=-1)
     step = diffusion.reverse(_LINEAR, output, x_t[:, None], t, prediction="x0", variance="learned")
-    bits = diffusion.l_vlb(_LINEAR, x0[:, None], x_t[:, None], t, step.mean, step.log_variance)
+    bits = diffusion.l_vlb(_LINEAR, x0[:, None], x_t[:, None], t, step.mean, step.log_var)
     assert 0.5 < float(bits) < 3.0
 
 
@@ -165,7 +165,7 @@ def _expected_bits(num_steps: int, levels: np.ndarray, p: np.ndarray, mirrored: 
         signal, noise = jnp.asarray(process.signal)[t], jnp.asarray(process.noise)[t]
         share = jax.nn.softmax(np.log(p) - 0.5 * ((x_t - signal * x_levels) / noise) ** 2)
         step = diffusion.reverse(process, share @ x_levels, x_t, t, prediction="x0", variance="fixed_small")
-        return diffusion.l_vlb(process, x0, x_t, t, step.mean, step.log_variance)
+        return diffusion.l_vlb(process, x0, x_t, t, step.mean, step.log_var)
 
     half = len(levels) // 2 if mirrored else len(levels)
     x0_levels, x0_p = x_levels[:half], p[:half] / p[:half].sum()
@@ -220,8 +220,8 @@ def test_terms_are_per_dimension(shape: tuple[int, ...]):
     @jax.jit
     def terms(x):
         step = diffusion.reverse(_LINEAR, 0.9 * x, 0.7 * x, jnp.int32(50), prediction="x0")
-        later = diffusion.l_vlb(_LINEAR, x, 0.7 * x, jnp.int32(50), step.mean, step.log_variance)
-        first = diffusion.l_vlb(_LINEAR, x, 0.7 * x, jnp.int32(0), step.mean, step.log_variance)
+        later = diffusion.l_vlb(_LINEAR, x, 0.7 * x, jnp.int32(50), step.mean, step.log_var)
+        first = diffusion.l_vlb(_LINEAR, x, 0.7 * x, jnp.int32(0), step.mean, step.log_var)
         return jnp.stack([later, first, diffusion.l_prior(_LINEAR, x)])
 
     np.testing.assert_allclose(terms(many), terms(one), rtol=1e-4)

@@ -180,7 +180,7 @@ def test_guides_take_it():
     step = jax.vmap(lambda x: diffusion.reverse(PROCESS, x, x, jnp.int32(7)))(x)
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(wanted(x, jnp.full(2, 350)))))(x)
     moved = jax.jit(lambda x: diffusion.shift_mean(wanted, 2.0).apply(PROCESS, x, jnp.int32(7), step).mean)(x)
-    np.testing.assert_allclose(moved - step.mean, 2 * np.exp(step.log_variance) * gradient, atol=1e-5)
+    np.testing.assert_allclose(moved - step.mean, 2 * np.exp(step.log_var) * gradient, atol=1e-5)
     assert np.abs(moved - step.mean).max() > 1e-4
 
 

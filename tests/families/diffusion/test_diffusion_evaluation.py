@@ -325,11 +325,11 @@ def test_levels_of_the_flow():
     """Both ends are kept, the levels fall, all are the process's own, and they are near even distances."""
     levels = np.log(THOUSAND.snr)
     for num_steps in (1, 10, 100, 5000):
-        found = evaluation.flow_levels(Diffusion(THOUSAND, Scaled(1000)), num_steps)
+        found = evaluation.flow_levels(THOUSAND, num_steps)
         assert found[0] == levels[0] and found[-1] == levels[-1] and np.isin(found, levels).all()
         assert (np.diff(found) < 0).all() and len(found) <= num_steps + 1
     np.testing.assert_array_equal(found, levels)
-    ten = evaluation.flow_levels(Diffusion(THOUSAND, Scaled(1000)), 10)
+    ten = evaluation.flow_levels(THOUSAND, 10)
     np.testing.assert_allclose(ten, np.linspace(levels[0], levels[-1], 11), atol=0.3)
 
 

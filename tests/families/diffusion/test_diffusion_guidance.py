@@ -38,7 +38,7 @@ def test_quadratic_classifier():
         step = _step(x)
         derived = diffusion.shift_mean(log_prob, at_point="mean").apply(_LINEAR, jnp.asarray(x), jnp.int32(_T), step)
         published = diffusion.shift_mean(log_prob).apply(_LINEAR, jnp.asarray(x), jnp.int32(_T), step)
-        mu, sigma = np.asarray(step.mean), np.exp(np.asarray(step.log_variance))
+        mu, sigma = np.asarray(step.mean), np.exp(np.asarray(step.log_var))
     exact = (mu + sigma * precision * mean) / (1 + sigma * precision)
     derived_mean, published_mean = np.asarray(derived.mean), np.asarray(published.mean)
     surplus = (sigma * precision) ** 2 * (mean - mu) / (1 + sigma * precision)
@@ -47,7 +47,7 @@ def test_quadratic_classifier():
     np.testing.assert_allclose(published_mean - derived_mean, -sigma * precision * (x - mu), rtol=1e-8)
     assert (np.abs(published_mean - derived_mean) > 1e-6).all()
     for guided in (derived, published):  # Only the mean moves.
-        np.testing.assert_array_equal(guided.log_variance, step.log_variance)
+        np.testing.assert_array_equal(guided.log_var, step.log_var)
         np.testing.assert_array_equal(guided.x0, step.x0)
 
 
@@ -59,7 +59,7 @@ def test_logistic_classifier(scale: float):
     with jax.enable_x64(True):
         x = np.array([[-1.5], [0.2], [2.0]])
         step = _step(x)
-        sigma = np.exp(np.asarray(step.log_variance))
+        sigma = np.exp(np.asarray(step.log_var))
         for point, at_x in {"x_t": x, "mean": np.asarray(step.mean)}.items():
             guide = diffusion.shift_mean(log_prob, scale, at_point=point)
             moved = guide.apply(_LINEAR, jnp.asarray(x), jnp.int32(_T), step).mean - step.mean

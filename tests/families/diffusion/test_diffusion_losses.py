@@ -199,10 +199,10 @@ def test_decoder_in_float32():
     """Values and gradients are finite and right far out in the tails, where the difference of two Φ is 0."""
     levels = np.arange(256) / 127.5 - 1
     value_and_grad = jax.jit(jax.vmap(jax.value_and_grad(_decode, argnums=(1, 2)), in_axes=(0, None, None)))
-    for mean, log_variance in ((0.9, -9.0), (-1.5, -12.0), (0.1, 3.0), (0.0, 12.0)):
+    for mean, log_var in ((0.9, -9.0), (-1.5, -12.0), (0.1, 3.0), (0.0, 12.0)):
         with jax.enable_x64(True):
-            expected = np.asarray(_DECODE(jnp.asarray(levels), jnp.float64(mean), jnp.float64(log_variance)))
-        arguments = jnp.asarray(levels, jnp.float32), jnp.float32(mean), jnp.float32(log_variance)
+            expected = np.asarray(_DECODE(jnp.asarray(levels), jnp.float64(mean), jnp.float64(log_var)))
+        arguments = jnp.asarray(levels, jnp.float32), jnp.float32(mean), jnp.float32(log_var)
         values, slopes = value_and_grad(*arguments)
         assert values.dtype == jnp.float32
         np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-4)
@@ -279,7 +279,7 @@ def test_hybrid_loss_trains_the_mean_by_the_simple_loss_alone():
 
         def bound(output):
             step = diffusion.reverse(_LINEAR, output, x_t, t, variance="learned")
-            return 1000 * diffusion.l_vlb(_LINEAR, x0, x_t, t, step.mean, step.log_variance)
+            return 1000 * diffusion.l_vlb(_LINEAR, x0, x_t, t, step.mean, step.log_var)
 
         loss, terms = jax.jit(lambda o: diffusion.l_hybrid(_LINEAR, o, x0, x_t, t, epsilon))(output)
         assert float(terms["vlb"]) == pytest.approx(float(jax.jit(bound)(output)), rel=1e-12)
@@ -301,19 +301,19 @@ def test_hybrid_loss_trains_the_mean_by_the_simple_loss_alone():
 def test_interpolated_variance_at_its_ends():
     """V = −1 is β̃, v = 1 is β, v = 0 their geometric mean."""
     for t in (0, 5, 999):
-        small, large = np.exp(_LINEAR.posterior_log_variance[t]), _LINEAR.betas[t]
-        variances = np.exp(diffusion.interpolated_log_variance(_LINEAR, jnp.array([-1.0, 0.0, 1.0]), jnp.int32(t)))
+        small, large = np.exp(_LINEAR.posterior_log_var[t]), _LINEAR.betas[t]
+        variances = np.exp(diffusion.interpolated_log_var(_LINEAR, jnp.array([-1.0, 0.0, 1.0]), jnp.int32(t)))
         np.testing.assert_allclose(variances, [small, np.sqrt(small * large), large], rtol=2e-6)
 
 
 def test_first_term_of_the_bound_is_the_decoder():
     """At t = 0 the term is −log p(x_0 | x_1), at any other the divergence; both per dimension and in bits."""
     x0, x_t = jnp.array([0.2, -0.4]), jnp.array([0.21, -0.39])
-    mean, log_variance = jnp.array([0.19, -0.41]), jnp.full(2, -9.0)
-    first = diffusion.l_vlb(_LINEAR, x0, x_t, jnp.int32(0), mean, log_variance, gaussian_log_likelihood)
+    mean, log_var = jnp.array([0.19, -0.41]), jnp.full(2, -9.0)
+    first = diffusion.l_vlb(_LINEAR, x0, x_t, jnp.int32(0), mean, log_var, gaussian_log_likelihood)
     density = scipy.stats.norm.logpdf(x0, mean, np.exp(-4.5)).sum()
     assert float(first) == pytest.approx(-density / (2 * np.log(2)), rel=1e-5)
-    later = diffusion.l_vlb(_LINEAR, x0, x_t, jnp.int32(40), mean, log_variance, gaussian_log_likelihood)
-    true_mean, true_log_variance = diffusion.q_posterior(_LINEAR, x0, x_t, jnp.int32(40))
-    kl = diffusion.normal_kl(true_mean, true_log_variance, mean, log_variance)
+    later = diffusion.l_vlb(_LINEAR, x0, x_t, jnp.int32(40), mean, log_var, gaussian_log_likelihood)
+    true_mean, true_log_var = diffusion.q_posterior(_LINEAR, x0, x_t, jnp.int32(40))
+    kl = diffusion.normal_kl(true_mean, true_log_var, mean, log_var)
     assert float(later) == pytest.approx(float(kl) / (2 * np.log(2)), rel=1e-6)

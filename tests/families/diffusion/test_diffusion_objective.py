@@ -260,7 +260,7 @@ def test_importance_on_devices_is_that_on_one(num_devices: int):
     params = init(model.model, jnp.zeros((1, 4, 4, 1)))
     batch = images(64)
     step = functools.partial(objective, diffusion=model, steps="importance")
-    alone = devices = objectives.init_model_state(model, "importance")
+    alone = devices = objectives.init_model_state(model.process, "importance")
     split = jax.tree.map(lambda a: a.reshape(num_devices, -1, *a.shape[1:]), batch)
     of_one = jax.jit(jax.value_and_grad(step, has_aux=True))
 
@@ -289,8 +289,8 @@ def test_importance_on_devices_is_that_on_one(num_devices: int):
 
 def test_no_history_where_steps_are_not_drawn_by_it():
     model = Diffusion(TEN, Scaled(10))
-    assert all(objectives.init_model_state(model, steps) == {} for steps in objectives.STEPS[:-1])
-    assert objectives.init_model_state(model, "importance")["history"].losses.shape == (10, 10)
+    assert all(objectives.init_model_state(model.process, steps) == {} for steps in objectives.STEPS[:-1])
+    assert objectives.init_model_state(model.process, "importance")["history"].losses.shape == (10, 10)
 
 
 def test_strata_are_of_the_whole_batch():
@@ -376,7 +376,7 @@ def test_a_predictor_without_labels_tells_none():
     model = Diffusion(TEN, Table(6, by="label"), num_classes=5)
     params = {"table": jnp.arange(6.0)}
     for label, expected in ((None, [5, 5, 5]), (jnp.array([2, 0, 4]), [2, 0, 4])):
-        output = objectives.predictor(model, params, label)(jnp.zeros((3, 2)), jnp.zeros(3, jnp.int32))
+        output = objectives.predictor(params, label, diffusion=model)(jnp.zeros((3, 2)), jnp.zeros(3, jnp.int32))
         np.testing.assert_array_equal(output[:, 0], expected)
 
 

@@ -62,21 +62,21 @@ def test_posterior_is_the_law_of_bayes(name: str):
     bar = np.cumprod(1 - betas)
     with jax.enable_x64(True):
         posterior = jax.vmap(lambda t: diffusion.q_posterior(process, jnp.float64(x0), jnp.float64(x_t), t))
-        mean, log_variance = map(np.asarray, posterior(jnp.arange(len(betas))))
+        mean, log_var = map(np.asarray, posterior(jnp.arange(len(betas))))
     prior_precision = 1 / (1 - bar[:-1])
     precision = prior_precision + (1 - betas[1:]) / betas[1:]
     expected = (prior_precision * np.sqrt(bar[:-1]) * x0 + np.sqrt(1 - betas[1:]) / betas[1:] * x_t) / precision
     np.testing.assert_allclose(mean[1:], expected, rtol=1e-8)
-    np.testing.assert_allclose(np.exp(log_variance[1:]), 1 / precision, rtol=1e-8)
+    np.testing.assert_allclose(np.exp(log_var[1:]), 1 / precision, rtol=1e-8)
     assert mean[0] == x0  # Nothing of x_1 is left: the step before the first is the example itself.
 
 
 def test_first_posterior_variance_is_the_seconds():
     """Pitfall 1: log 0 is replaced by the second step's, not by the logarithm of a small number."""
     assert _LINEAR.posterior_variance[0] == 0.0
-    assert _LINEAR.posterior_log_variance[0] == np.log(_LINEAR.posterior_variance[1])
-    assert diffusion.log_variance_table(_LINEAR, "fixed_large")[0] == np.log(_LINEAR.posterior_variance[1])
-    assert diffusion.log_variance_table(_LINEAR, "beta")[0] == pytest.approx(np.log(1e-4), abs=1e-12)
+    assert _LINEAR.posterior_log_var[0] == np.log(_LINEAR.posterior_variance[1])
+    assert diffusion.log_var_table(_LINEAR, "fixed_large")[0] == np.log(_LINEAR.posterior_variance[1])
+    assert diffusion.log_var_table(_LINEAR, "beta")[0] == pytest.approx(np.log(1e-4), abs=1e-12)
 
 
 def test_fixed_variances_are_those_of_two_laws():
@@ -85,8 +85,8 @@ def test_fixed_variances_are_those_of_two_laws():
     for name, data_variance in {"fixed_large": 1.0, "fixed_small": 0.0}.items():
         prior = before * data_variance + 1 - before
         conditioned = prior - (1 - betas) * prior**2 / ((1 - betas) * prior + betas)
-        np.testing.assert_allclose(diffusion.log_variance_table(_LINEAR, name)[1:], np.log(conditioned), rtol=1e-9)
-    np.testing.assert_array_equal(diffusion.log_variance_table(_LINEAR, "beta"), np.log(_LINEAR.betas))
+        np.testing.assert_allclose(diffusion.log_var_table(_LINEAR, name)[1:], np.log(conditioned), rtol=1e-9)
+    np.testing.assert_array_equal(diffusion.log_var_table(_LINEAR, "beta"), np.log(_LINEAR.betas))
 
 
 def test_q_sample_is_the_end_of_the_chain():
@@ -214,7 +214,7 @@ def test_unknown_names():
     with pytest.raises(ValueError, match="'noise' is unknown"):
         diffusion.x0_and_epsilon("noise", x, x, 1.0, 1.0)
     with pytest.raises(ValueError, match="'large' is not a fixed one"):
-        diffusion.log_variance_table(_LINEAR, "large")
+        diffusion.log_var_table(_LINEAR, "large")
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

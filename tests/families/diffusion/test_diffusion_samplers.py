@@ -42,7 +42,7 @@ def _ancestral_std(process: diffusion.Process, std: float, variance: str | np.nd
             return jax.vmap(of_one)(output, steps)
 
         reverse = of_all(steps)
-        slopes, noise = np.asarray(reverse.mean)[:, 0], np.exp(np.asarray(reverse.log_variance))[:, 0]
+        slopes, noise = np.asarray(reverse.mean)[:, 0], np.exp(np.asarray(reverse.log_var))[:, 0]
     total = 1.0
     for t in range(process.num_steps - 1, -1, -1):
         total = slopes[t] ** 2 * total + (noise[t] if t else 0.0)
@@ -58,8 +58,8 @@ def test_width_of_ancestral_samples(std: float, small: float, large: float, best
     assert _ancestral_std(_LINEAR, std, "fixed_small") == pytest.approx(small, abs=6e-6)
     assert _ancestral_std(_LINEAR, std, "fixed_large") == pytest.approx(large, abs=6e-6)
     prev = _LINEAR.alphas_bar_prev * std**2 + 1 - _LINEAR.alphas_bar_prev
-    log_variance = -np.log(1 / prev + (1 - _LINEAR.betas) / _LINEAR.betas)
-    assert _ancestral_std(_LINEAR, std, log_variance) == pytest.approx(best, abs=6e-5 if std == 0.5 else 6e-6)
+    log_var = -np.log(1 / prev + (1 - _LINEAR.betas) / _LINEAR.betas)
+    assert _ancestral_std(_LINEAR, std, log_var) == pytest.approx(best, abs=6e-5 if std == 0.5 else 6e-6)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "beta", "learned"])
@@ -75,10 +75,10 @@ def test_ancestral_step_is_its_mean_and_its_noise(variance: str):
     new_x, _, x0 = jax.jit(sampler.step)(x, (), jnp.int32(500), keys)
     output = predict(x, None)[:1]
     step = diffusion.reverse(_LINEAR, output, x[:1], jnp.int32(500), variance=variance)
-    z = (new_x - step.mean) * jnp.exp(-0.5 * step.log_variance)
+    z = (new_x - step.mean) * jnp.exp(-0.5 * step.log_var)
     plain = diffusion.ancestral(_LINEAR, lambda x, time: x).step(x, (), jnp.int32(500), keys)[0]
     large = diffusion.reverse(_LINEAR, x[:1], x[:1], jnp.int32(500))
-    np.testing.assert_allclose(z, (plain - large.mean) * jnp.exp(-0.5 * large.log_variance), atol=2e-4)
+    np.testing.assert_allclose(z, (plain - large.mean) * jnp.exp(-0.5 * large.log_var), atol=2e-4)
     assert abs(float(z.mean())) < 4 / np.sqrt(40_000)
     assert abs(float(z.var()) - 1) < 4 * np.sqrt(2 / 40_000)
     assert abs(float((z[:, 0] * z[:, 1]).mean())) < 4 / np.sqrt(20_000)

@@ -30,7 +30,7 @@ def sources():
 
 def init(nerf: NeRF):
     """Parameters with more density than the initial ones have."""
-    params = objectives.init_params(nerf, rng.root(1))
+    params = objectives.init_params(rng.root(1), nerf=nerf)
     return jax.tree.map(lambda leaf: leaf + 0.1, params)
 
 
@@ -58,8 +58,8 @@ def test_the_loss_is_the_mean_of_each_rays():
 
     @jax.jit
     def see(one, camera, pose, pixel):
-        behind = objectives.background_color(nerf, one)
-        return *objectives.see(nerf, params, one, camera, pose, pixel, behind), behind
+        behind = objectives.background_color(one, nerf=nerf)
+        return *objectives.see(params, one, camera, pose, pixel, behind, nerf=nerf), behind
 
     for i in range(len(batch["index"])):
         one = rng.per_example(rng.stream(key, "ray"), batch["index"][i : i + 1])[0]
@@ -92,8 +92,10 @@ def test_an_empty_field_shows_the_background():
     batch = sources()[0].batch(0)
     for background, shown in (("white", 1.0), ("black", 0.0)):
         nerf = NERF._replace(background=background)
-        behind = objectives.background_color(nerf, None)
-        seen, _ = objectives.see(nerf, params, None, camera_of(batch, 0), batch["pose"][0], batch["pixel"][0], behind)
+        behind = objectives.background_color(None, nerf=nerf)
+        seen, _ = objectives.see(
+            params, None, camera_of(batch, 0), batch["pose"][0], batch["pixel"][0], behind, nerf=nerf
+        )
         np.testing.assert_array_equal(seen.color, np.full(3, shown))
         transparent = objectives.target_color(jnp.array([9, 8, 7, 0], jnp.uint8), behind)
         np.testing.assert_array_equal(transparent, np.full(3, shown))
@@ -102,9 +104,9 @@ def test_an_empty_field_shows_the_background():
 def test_random_backgrounds_differ_by_ray_and_are_white_in_evaluation():
     nerf = NERF._replace(background="random")
     keys = rng.per_example(rng.root(0), np.arange(50))
-    colors = np.asarray(jax.vmap(lambda key: objectives.background_color(nerf, key))(keys))
+    colors = np.asarray(jax.vmap(lambda key: objectives.background_color(key, nerf=nerf))(keys))
     assert colors.shape == (50, 3) and colors.std(axis=0).min() > 0.2
-    np.testing.assert_array_equal(objectives.background_color(nerf, None), np.ones(3))
+    np.testing.assert_array_equal(objectives.background_color(None, nerf=nerf), np.ones(3))
 
 
 def test_the_values_of_views_are_those_of_their_pixels():
@@ -115,7 +117,7 @@ def test_the_values_of_views_are_those_of_their_pixels():
             errors = []
             for pixel, color in zip(batch["pixel"][i], batch["color"][i], strict=True):
                 coarse, fine = objectives.see(
-                    NERF, params, None, camera_of(batch, i), batch["pose"][i], pixel, jnp.ones(3)
+                    params, None, camera_of(batch, i), batch["pose"][i], pixel, jnp.ones(3), nerf=NERF
                 )
                 assert fine is not None
                 truth = over(color / 255.0, np.ones(3))
@@ -128,11 +130,11 @@ def test_the_values_of_views_are_those_of_their_pixels():
 
 def test_a_view_does_not_depend_on_how_many_rays_are_rendered_at_once(monkeypatch):
     params, batch = init(NERF), sources()[0].batch(0)
-    whole = views.render_view(NERF, params, camera_of(batch, 0), batch["pose"][0], 6, 9)
+    whole = views.render_view(params, camera_of(batch, 0), batch["pose"][0], 6, 9, nerf=NERF)
     assert whole.color.shape == (6, 9, 3) and whole.depth.shape == (6, 9)
     monkeypatch.setattr(views, "_BUDGET", 1)
     assert views.rays_at_once(NERF) == 16
-    parts = views.render_view(NERF, params, camera_of(batch, 0), batch["pose"][0], 6, 9)
+    parts = views.render_view(params, camera_of(batch, 0), batch["pose"][0], 6, 9, nerf=NERF)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
@@ -159,7 +161,7 @@ def test_normalised_device_coordinates_are_asked_where_they_should_be():
     params = init(nerf)
     assert params.keys() == {"coarse"}
     params["coarse"]["density"]["bias"] += 3.0
-    seen = views.render_pixels(nerf, params, camera, pose, pixel[None])
+    seen = views.render_pixels(params, camera, pose, pixel[None], nerf=nerf)
     assert 0.5 < seen.opacity[0] <= 1
     # The same by hand.
     origin, direction = ray(camera, pose, pixel)
@@ -179,7 +181,7 @@ def test_the_mesh_of_a_field_is_where_its_density_passes_the_level():
     density = lambda points: FIELD.apply({"params": one}, points, jnp.array([0.0, 0.0, 1.0]))[1]  # noqa: E731
     inside = np.asarray(density(jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (500, 3)))))
     level = float(np.median(inside[inside > 0]))
-    mesh = surface.extract_mesh(NERF, params, -np.ones(3), np.ones(3), resolution=40, density=level)
+    mesh = surface.extract_mesh(params, -np.ones(3), np.ones(3), nerf=NERF, resolution=40, density=level)
     assert len(mesh.vertices) > 100 and mesh.colors is not None
     found = np.asarray(density(jnp.asarray(mesh.vertices)))
     assert np.abs(found - level).max() < 0.1 * inside.std()
@@ -190,5 +192,5 @@ def test_the_mesh_of_a_field_is_where_its_density_passes_the_level():
 @pytest.mark.parametrize("fine", [0, 8])
 def test_there_are_as_many_fields_as_levels(fine):
     nerf = NERF._replace(sampling=Sampling(2.0, 6.0, 8, fine))
-    params = objectives.init_params(nerf, rng.root(0))
+    params = objectives.init_params(rng.root(0), nerf=nerf)
     assert params.keys() == ({"coarse", "fine"} if fine else {"coarse"})

@@ -34,7 +34,9 @@ def test_both_levels_are_those_of_the_pipeline_in_pytorch():
         torch.nn.init.normal_(net.alpha_linear.weight, std=0.2)  # Dense here and empty there, opaque nowhere at once.
     states = [{name: value.detach().numpy() for name, value in net.state_dict().items()} for net in nets]
     field = torch_weights.field_of(states[0])
-    coarse, fine = (functools.partial(models.ask_field, field, torch_weights.field_params(state)) for state in states)
+    coarse, fine = (
+        functools.partial(models.ask_field, torch_weights.field_params(state), field=field) for state in states
+    )
     random = np.random.default_rng(0)
     origin = random.normal([0, 0, 4], 0.3, (64, 3)).astype(np.float32)
     direction = random.normal([0, 0, -1], 0.2, (64, 3)).astype(np.float32)
@@ -94,7 +96,7 @@ def test_in_device_coordinates_fields_are_told_the_direction_in_the_world():
     nerf = objectives.NeRF(field, Sampling(0.0, 1.0, 4, 0), size=(16, 12))
     camera = Camera(jnp.array([14.0, 14.0]), jnp.array([8.0, 6.0]), jnp.zeros(4))
     params = {"coarse": {"w": jnp.zeros(1)}}
-    objectives.see(nerf, params, None, camera, jnp.eye(3, 4), jnp.array([1.0, 6.0]), jnp.ones(3))
+    objectives.see(params, None, camera, jnp.eye(3, 4), jnp.array([1.0, 6.0]), jnp.ones(3), nerf=nerf)
     (place, view), = seen  # fmt: skip
     np.testing.assert_allclose(view, np.array([-0.5, 0, -1]) / np.sqrt(1.25), atol=1e-6)
     # On the near plane, z' = −1, and a quarter of the way at each sample: z' = −1 + 2 t'.
@@ -122,7 +124,7 @@ def test_places_are_encoded_in_all_their_digits(dtype):
     direction = jnp.asarray(random.normal(size=(200, 3)), jnp.float32)
     params = field.init(rng.root(0), position, direction)["params"]
     exact = field.apply({"params": params}, position, direction)
-    found = models.ask_field(field, jax.tree.map(lambda leaf: leaf.astype(dtype), params), position, direction)
+    found = models.ask_field(jax.tree.map(lambda leaf: leaf.astype(dtype), params), position, direction, field=field)
     for one, other in zip(found, exact, strict=True):
         assert one.dtype == jnp.float32
         tolerance = 1e-6 if dtype == jnp.float32 else 0.03

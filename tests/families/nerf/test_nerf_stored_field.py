@@ -43,7 +43,8 @@ def field_of(file, level):
 
 
 def ask(file, level):
-    return functools.partial(ask_field, *field_of(file, level))
+    field, params = field_of(file, level)
+    return functools.partial(ask_field, params, field=field)
 
 
 @pytest.mark.parametrize("scene", ["lego", *OTHERS, "fern"])
@@ -101,7 +102,7 @@ def likeness(scene, views_at, offset):
     nerf = objectives.NeRF(field_of(file, "coarse")[0], Sampling(2.0, 6.0, 64, 64, convention="code"))
     params = {level: field_of(file, level)[1] for level in ("coarse", "fine")}
     pixels = jnp.asarray(cameras.pixel_centers(100, 100).reshape(-1, 2) + offset)
-    render = jax.jit(functools.partial(views.render_pixels, nerf, params, pixels=pixels))
+    render = jax.jit(functools.partial(views.render_pixels, params, pixels=pixels, nerf=nerf))
     found = []
     for row in views_at:
         camera = cameras.Camera(*(jnp.asarray(part[row]) for part in (test.focal, test.center, test.distortion)))
