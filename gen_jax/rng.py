@@ -66,6 +66,20 @@ def per_example(key: Key, index: ArrayLike) -> Key:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(index, jnp.uint32))
 
 
+def in_evaluation(key: Key, name: str, index: ArrayLike) -> Key:
+    """One key for each example of a batch that is evaluated, the same at every evaluation of a run.
+
+    Args:
+      key: the root key.
+      name: of the stream.
+      index: [B] the global number of each example.
+
+    Returns:
+      [B] keys, unrelated to those of training streams of the same name.
+    """
+    return per_example(stream(stream(key, "eval"), name), index)
+
+
 def numbered(key: Key, name: str, count: int) -> Key:
     """As many keys as are wanted for one named use of randomness, where the examples are numbered from 0.
 

@@ -11,6 +11,18 @@ import jax.numpy as jnp
 from gen_jax.contracts import Array, Params
 
 
+def param_dtype(params: Params) -> jnp.dtype:
+    """The floating-point type of a network's parameters, of which scalars stay in float32 where the rest is cast.
+
+    Args:
+      params: with at least one array that is no scalar.
+
+    Returns:
+      The type.
+    """
+    return next(leaf.dtype for leaf in jax.tree.leaves(params) if leaf.ndim)
+
+
 def apply_in_param_dtype(
     model: nn.Module, params: Params, x: Array, *args: Any, method: str = "__call__", **kwargs: Any
 ) -> Any:
@@ -30,6 +42,5 @@ def apply_in_param_dtype(
     Returns:
       What the method returns, every array of it in float32 (float64 where the parameters are).
     """
-    dtype = next(leaf.dtype for leaf in jax.tree.leaves(params) if leaf.ndim)  # Scalars stay in float32.
-    outputs = model.apply({"params": params}, jnp.asarray(x, dtype), *args, method=method, **kwargs)
+    outputs = model.apply({"params": params}, jnp.asarray(x, param_dtype(params)), *args, method=method, **kwargs)
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.promote_types(a.dtype, jnp.float32)), outputs)

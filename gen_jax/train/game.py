@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import rng
+from gen_jax.collectives import mean_over_devices
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms, UserError
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import (
@@ -18,7 +19,6 @@ from gen_jax.train.step import (
     TrainStep,
     cast_params,
     clip_gradients,
-    mean_over_devices,
     scan_steps,
     update_ema,
 )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import rng
+from gen_jax.collectives import mean_over_devices, sum_over_devices
 from gen_jax.contracts import Array, Batch, Key, ModelState, Objective, Params, Terms, UserError
 from gen_jax.train.state import TrainState
 
@@ -229,34 +230,6 @@ def scan_steps(step: TrainStep) -> TrainStep:
         return jax.lax.scan(lambda state, batch: step(state, batch, axis_name=axis_name), state, dict(batch))
 
     return steps
-
-
-def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
-    """The mean of every leaf over the devices of a mapped axis.
-
-    Args:
-      tree: any pytree of arrays. Integers, such as counters, must be alike on all devices and are left as they are.
-      axis_name: the axis, or None outside of any.
-
-    Returns:
-      The means; `tree` itself where there is no axis.
-    """
-    if axis_name is None:
-        return tree
-    return jax.tree.map(lambda x: jax.lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
-
-
-def sum_over_devices(tree: Any, axis_name: str | None) -> Any:
-    """The sum of every leaf over the devices of a mapped axis.
-
-    Args:
-      tree: any pytree of arrays.
-      axis_name: the axis, or None outside of any.
-
-    Returns:
-      The sums; `tree` itself where there is no axis.
-    """
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
 def make_eval_step(values: Callable[[Params, Key, Batch], Terms]) -> Callable[..., dict[str, tuple[Array, Array]]]:

@@ -13,7 +13,7 @@ from gen_jax import rng
 from gen_jax.contracts import UserError
 from gen_jax.train import parallel
 from gen_jax.train.state import TrainState, init_state
-from gen_jax.train.step import Ema, make_train_step, masked_sums, mean_over_devices, sum_over_devices, update_ema
+from gen_jax.train.step import Ema, make_train_step, masked_sums, update_ema
 
 
 def _linear(params: Any, model_state: Any, key: Any, batch: Any) -> Any:
@@ -335,13 +335,6 @@ def test_masked_sums_add_up_over_devices():
     total, count = jax.pmap(lambda v, m: masked_sums({"v": v}, m, "batch")["v"], axis_name="batch")(value, mask)
     np.testing.assert_allclose(total, np.full(8, np.nansum(value.astype(np.float64))), rtol=1e-5)
     np.testing.assert_array_equal(count, np.full(8, mask.sum()))
-
-
-def test_means_and_sums_over_no_axis_are_identities():
-    """Without a mapped axis a tree is returned as it is."""
-    tree = {"a": jnp.ones(3)}
-    assert mean_over_devices(tree, None) is tree
-    assert sum_over_devices(tree, None) is tree
 
 
 def _whole_batch(params: Any, model_state: Any, key: Any, batch: Any, *, axis_name: str | None = None) -> Any:

@@ -79,7 +79,7 @@ def corrupted_like_the_test_set(key: Key, x: Array, index: Array, *, corruption:
     Returns:
       [B, H, W, C].
     """
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "corruption"), index)
+    keys = rng.in_evaluation(key, "corruption", index)
     return jax.vmap(lambda k, a: corrupt(k, a, corruption, level))(keys, x)
 
 

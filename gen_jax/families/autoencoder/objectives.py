@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import rng
+from gen_jax.collectives import all_devices, mean_over_devices
 from gen_jax.contracts import Array, Batch, Key, ModelState, Objective, Params, Terms
 from gen_jax.families.autoencoder import losses
 from gen_jax.families.autoencoder.corruption import corrupt
@@ -201,8 +202,7 @@ def sparse_objective(
         z = jax.vmap(losses.k_sparse, in_axes=(0, None, None))(z, now, max(k, k_start))
         terms["k"] = now.astype(jnp.float32)
     elif sparsity == "kl":
-        rho_hat = jnp.mean(z, axis=0)
-        rho_hat = rho_hat if axis_name is None else jax.lax.pmean(rho_hat, axis_name)
+        rho_hat = mean_over_devices(jnp.mean(z, axis=0), axis_name)
         penalty = terms["kl_sparsity"] = losses.kl_sparsity(rho, rho_hat)
     elif sparsity == "l1":
         penalty = terms["l1_sparsity"] = jnp.mean(jax.vmap(losses.l1_sparsity)(z))
@@ -329,9 +329,7 @@ def remembering_images(objective: Objective) -> Objective:
         params: Params, model_state: ModelState, key: Key, batch: Batch, **axis: str | None
     ) -> tuple[Array, tuple[ModelState, Terms]]:
         loss, (_, terms) = objective(params, {}, key, batch, **axis)
-        images, axis_name = batch["image"], axis.get("axis_name")
-        images = images if axis_name is None else jax.lax.all_gather(images, axis_name, tiled=True)
-        return loss, ({"images": images}, terms)
+        return loss, ({"images": all_devices(batch["image"], axis.get("axis_name"))}, terms)
 
     return remembered
 

@@ -148,7 +148,7 @@ def classifier_values(
       `correct_by_step`, 0 or 1, and `cross_entropy_by_step` in nats, each [B, S], and their means over the steps,
       `correct` and `cross_entropy`, each [B].
     """
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "noise"), batch["index"])
+    keys = rng.in_evaluation(key, "noise", batch["index"])
 
     def every_step(array: Array) -> Array:  # [B, ...] -> [B · S, ...], the steps of an example side by side.
         return jnp.repeat(array, len(steps), axis=0)

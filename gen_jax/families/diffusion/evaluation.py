@@ -88,7 +88,7 @@ def image_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion
     """
     process, x0 = diffusion.process, pixels.examples_of(batch)
     edges = doubling_strata(process.num_steps)
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "bound"), batch["index"])
+    keys = rng.in_evaluation(key, "bound", batch["index"])
     t = jax.vmap(lambda k: draw_in_strata(rng.stream(k, "strata"), edges))(keys)
     predict = predictor(params, _labels(batch, diffusion, t.shape[1]), diffusion=diffusion)
     terms = bound_terms(process, predict, x0, keys, t, **_options(diffusion))
@@ -114,7 +114,7 @@ def terms_at(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, st
       As `likelihood.bound_terms`, [B, S] each.
     """
     x0 = pixels.examples_of(batch)
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "terms"), batch["index"])
+    keys = rng.in_evaluation(key, "terms", batch["index"])
     predict = predictor(params, _labels(batch, diffusion, len(steps)), diffusion=diffusion)
     return bound_terms(diffusion.process, predict, x0, keys, jnp.asarray(steps), **_options(diffusion))
 
@@ -166,7 +166,7 @@ def bound_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion
       `simple` [B]; in bits/dim `vlb`, `prior` and `decoder` (L_0, a part of `vlb`), [B] each.
     """
     x0 = pixels.examples_of(batch)
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "likelihood"), batch["index"])
+    keys = rng.in_evaluation(key, "likelihood", batch["index"])
     predict = predictor(params, _labels(batch, diffusion, chunk_size), diffusion=diffusion)
     terms = variational_bound(diffusion.process, predict, x0, keys, chunk_size=chunk_size, **_options(diffusion))
     return {
@@ -190,7 +190,7 @@ def flow_bits(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, n
     Returns:
       [B] bits/dim.
     """
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "flow"), batch["index"])
+    keys = rng.in_evaluation(key, "flow", batch["index"])
     unit = jax.vmap(pixels.uniform_dequantization)(
         jax.vmap(lambda k: rng.stream(k, "dequantize"))(keys), batch["image"]
     )
@@ -282,7 +282,7 @@ def point_values(
     """
     process, x0 = diffusion.process, pixels.examples_of(batch)
     edges = even_strata(process.num_steps, num_strata)
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "loss"), batch["index"])
+    keys = rng.in_evaluation(key, "loss", batch["index"])
     t = jax.vmap(lambda k: draw_in_strata(rng.stream(k, "strata"), edges))(keys).reshape(-1)
     epsilon = jax.vmap(lambda k: jax.random.normal(rng.stream(k, "noise"), (num_strata, *x0.shape[1:])))(keys)
     epsilon = epsilon.reshape(-1, *x0.shape[1:])
@@ -325,7 +325,7 @@ def point_terms(
       [B, S] each.
     """
     process, x0 = diffusion.process, pixels.examples_of(batch)
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "terms"), batch["index"])
+    keys = rng.in_evaluation(key, "terms", batch["index"])
 
     options: dict[str, Any] = {"variance": diffusion.variance, "decoder": gaussian_log_likelihood}
 
@@ -370,7 +370,7 @@ def point_likelihood(
       In nats, `bound` and `density`, `flow` and `blurred_density`, [B] each; and what `point_values` gives.
     """
     process, x0 = diffusion.process, pixels.examples_of(batch)
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "likelihood"), batch["index"])
+    keys = rng.in_evaluation(key, "likelihood", batch["index"])
     options: dict[str, Any] = {"prediction": diffusion.prediction, "decoder": gaussian_log_likelihood}
     predict = predictor(params, _labels(batch, diffusion, chunk_size), diffusion=diffusion)
     bound = variational_bound(process, predict, x0, keys, chunk_size=chunk_size, variance="beta", **options)["total"]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax import rng
+from gen_jax.collectives import all_devices
 from gen_jax.contracts import Array, Key
 
 
@@ -155,9 +156,7 @@ def update_history(history: History, t: Array, losses: Array, *, axis_name: str 
     Returns:
       The new history. It carries no gradient.
     """
-    t, losses = jax.lax.stop_gradient((t, losses.astype(history.losses.dtype)))
-    if axis_name is not None:
-        t, losses = jax.lax.all_gather((t, losses), axis_name, tiled=True)
+    t, losses = all_devices(jax.lax.stop_gradient((t, losses.astype(history.losses.dtype))), axis_name)
     num_steps, length = history.losses.shape
     order = jnp.argsort(t, stable=True)
     t, losses = t[order], losses[order]

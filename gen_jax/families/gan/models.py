@@ -19,6 +19,7 @@ from gen_jax.contracts import Array, Key, ModelState, Params, UserError
 from gen_jax.nn.dropout import Dropout
 from gen_jax.nn.maxout import maxout
 from gen_jax.nn.normalization import Norm, with_spectral_norm
+from gen_jax.nn.precision import param_dtype
 
 CONDITIONINGS = ("projection", "embedding")
 OUTPUTS = ("tanh", "linear")
@@ -71,14 +72,12 @@ def apply_network(
     """
     if axis_name is not None:
         network = network.clone(axis_name=axis_name)
-    # Scalars stay in float32 where the rest is cast.
-    dtype = next(leaf.dtype for leaf in jax.tree.leaves(params) if leaf.ndim)
     options: dict[str, Any] = {"train": train}
     if dropout_keys is not None:
         options["dropout_keys"] = dropout_keys
     variables = {"params": params, **state}
     mutable = list(state) if train else []
-    output, updated = network.apply(variables, jnp.asarray(x, dtype), label, mutable=mutable, **options)
+    output, updated = network.apply(variables, jnp.asarray(x, param_dtype(params)), label, mutable=mutable, **options)
     output = jnp.asarray(output, jnp.promote_types(output.dtype, jnp.float32))
     if not mutable:
         return output, state

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from gen_jax import rng
+from gen_jax.collectives import mean_over_devices
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms, UserError
 from gen_jax.families.gan import losses
 from gen_jax.families.gan.models import apply_network, has_batch_norm
@@ -246,7 +247,7 @@ def discriminator_objective(
     if loss != "wasserstein":
         # What a softened label leaves of the loss at its least: the entropy of the label.
         least = sum(-p * math.log(p) for p in (real_label, 1 - real_label) if p > 0) if label else 0.0
-        terms["warning_loss_near_zero"] = (_over_devices(value, axis_name) - least < MIN_LOSS).astype(jnp.float32)
+        terms["warning_loss_near_zero"] = (mean_over_devices(value, axis_name) - least < MIN_LOSS).astype(jnp.float32)
 
     if penalty != "none":
 
@@ -408,8 +409,8 @@ def spread(x: Array, axis_name: str | None = None) -> Array:
     Returns:
       [] in the unit of x.
     """
-    mean = _over_devices(jnp.mean(x, axis=0, keepdims=True), axis_name)
-    return jnp.sqrt(_over_devices(jnp.mean((x - mean) ** 2), axis_name))
+    mean = mean_over_devices(jnp.mean(x, axis=0, keepdims=True), axis_name)
+    return jnp.sqrt(mean_over_devices(jnp.mean((x - mean) ** 2), axis_name))
 
 
 def _dropout_keys(network: nn.Module, key: Key, kind: str, batch: Batch) -> Key | None:
@@ -417,7 +418,3 @@ def _dropout_keys(network: nn.Module, key: Key, kind: str, batch: Batch) -> Key 
     if not hasattr(network, "dropout"):
         return None
     return rng.per_example(rng.stream(key, f"{kind}_dropout"), batch["index"])
-
-
-def _over_devices(value: Array, axis_name: str | None) -> Array:
-    return value if axis_name is None else jax.lax.pmean(value, axis_name)

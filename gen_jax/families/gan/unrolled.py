@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import optax
 
+from gen_jax.collectives import mean_over_devices
 from gen_jax.contracts import Array, Params
 
 T = TypeVar("T")
@@ -53,8 +54,7 @@ def unrolled_discriminator(
 
     def update(carry: tuple[Params, Any], data: Any) -> tuple[tuple[Params, Any], None]:
         params, state = carry
-        grads = jax.grad(discriminator_loss)(params, g_params, data)
-        grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
+        grads = mean_over_devices(jax.grad(discriminator_loss)(params, g_params, data), axis_name)
         updates, state = tx.update(grads, state, params)
         return (optax.apply_updates(params, updates), state), None
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gen_jax.contracts import Array, Params
-from gen_jax.nn.precision import apply_in_param_dtype
+from gen_jax.nn.precision import apply_in_param_dtype, param_dtype
 from gen_jax.ops.encodings import positional_encoding
 
 
@@ -95,7 +95,6 @@ def ask_field(params: Params, position: Array, direction: Array, *, field: Radia
     Returns:
       The colour [..., 3] and the density [...] in float32, before the sigmoid and ReLU.
     """
-    dtype = next(leaf.dtype for leaf in jax.tree.leaves(params) if leaf.ndim)
     place = field.encode(position, field.position_frequencies)
-    view = jnp.asarray(field.encode(direction, field.direction_frequencies), dtype)
+    view = jnp.asarray(field.encode(direction, field.direction_frequencies), param_dtype(params))
     return apply_in_param_dtype(field, params, place, view, method="ask")

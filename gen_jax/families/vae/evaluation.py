@@ -30,7 +30,7 @@ def observed(key: Key, batch: Batch, *, model: VAE, binarization: str) -> Array:
     Returns:
       [B, H, W, C] in [0, 1].
     """
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "observe"), batch["index"])
+    keys = rng.in_evaluation(key, "observe", batch["index"])
     return jax.vmap(lambda k, v: objectives.observe(k, v, model.likelihood, binarization))(keys, batch["image"])
 
 
@@ -89,7 +89,7 @@ def likelihood_values(
       The values of `bound_values`, and `log_px` [B] nats.
     """
     x = observed(key, batch, model=model, binarization=binarization)
-    keys = rng.per_example(rng.stream(rng.stream(key, "eval"), "importance"), batch["index"])
+    keys = rng.in_evaluation(key, "importance", batch["index"])
     estimate = functools.partial(
         sampling.log_marginal, params, model=model, num_samples=importance_samples, chunk_size=importance_chunk
     )
