@@ -53,7 +53,7 @@ def _train(
     tx = optax.adam(5e-4)
     loss = functools.partial(objectives.objective, nerf=_NERF)
     step = make_train_step(loss, tx, compute_dtype=compute_dtype, steps_per_call=steps_per_call, accumulate=parts)
-    params = jax.jit(functools.partial(family.init_params, _NERF))(rng.root(0))
+    params = jax.jit(functools.partial(family.init_params, nerf=_NERF))(rng.root(0))
     batch = _batch(count)
     if steps_per_call > 1:
         batch = {name: np.stack([array] * steps_per_call) for name, array in batch.items()}
@@ -75,7 +75,7 @@ def _train_call(count: int, steps_per_call: int, parts: int) -> Callable[[], Non
 def _view(params: Any, side: int) -> Callable[[], Any]:
     """A function that renders a view."""
     camera, pose = pinhole(1.39 * side, side, side), jnp.asarray(_pose())
-    compiled = jax.jit(functools.partial(family.render_view, _NERF, height=side, width=side))
+    compiled = jax.jit(functools.partial(family.render_view, height=side, width=side, nerf=_NERF))
     return lambda: jax.block_until_ready(compiled(params, camera, pose))
 
 
@@ -149,10 +149,10 @@ def _check_views() -> None:
 
 def view_memory() -> Row:
     """The memory that XLA plans for a view, over what the view itself takes, at two sizes."""
-    params = jax.eval_shape(functools.partial(family.init_params, _NERF), rng.root(0))
+    params = jax.eval_shape(functools.partial(family.init_params, nerf=_NERF), rng.root(0))
     sizes = {}
     for side in (100, 800):
-        render = jax.jit(functools.partial(family.render_view, _NERF, height=side, width=side))
+        render = jax.jit(functools.partial(family.render_view, height=side, width=side, nerf=_NERF))
         analysis: Any = render.lower(params, pinhole(1.0, side, side), jnp.asarray(_pose())).compile().memory_analysis()
         sizes[side] = analysis.temp_size_in_bytes / 2**20
     measured = f"{sizes[800]:.0f} MiB against {sizes[100]:.0f} MiB"
