@@ -185,8 +185,7 @@ def _override(config: ConfigDict, arguments: list[str]) -> ConfigDict:
                 f"config.{match[1]} cannot be set by itself; use --preset=... of another experiment or run."
             )
         if match[1] not in known:
-            near = config_lib.suggestion(match[1], known)
-            raise UserError(f"The config has no key '{match[1]}'{near}; --dry_run prints all keys.")
+            raise config_lib.no_key(match[1], known)
     values = flags.FlagValues()
     arguments = ["config", *arguments]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)

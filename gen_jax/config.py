@@ -293,6 +293,41 @@ def suggestion(value: str, choices: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def no_key(key: str, known: Iterable[str]) -> UserError:
+    """The error of a key that a config does not have, naming the nearest, or else what its section has.
+
+    The nearest is looked for in the key's section, then in all of them. Initials are near: of `optim.lr` the nearest is
+    `optim.learning_rate`.
+
+    Args:
+      key: the dotted key.
+      known: those that the config has.
+
+    Returns:
+      The error, to be raised.
+    """
+    parts = [other.rpartition(".")[::2] for other in known]
+    section, _, name = key.rpartition(".")
+    sections = {of for of, _ in parts}
+    if section not in sections:
+        section = next(iter(difflib.get_close_matches(section, sections, n=1)), "")
+
+    def near(names: set[str], likeness: float) -> set[str]:
+        short = {other for other in names if name == "".join(word[0] for word in other.split("_"))}
+        return short or set(difflib.get_close_matches(name, names, n=1, cutoff=likeness))
+
+    beside = {other for of, other in parts if of == section and section}
+    nearest = near(beside, 0.7) or near({other for _, other in parts}, 0.85)
+    if nearest & beside:
+        said = [f"did you mean {section}.{other}?" for other in nearest]
+    else:
+        found = [f"{of}.{other}".lstrip(".") for of, other in parts if other in nearest]
+        said = [f"did you mean {' or '.join(found)}?"] if found else []
+        said += [f"config.{section} has {', '.join(sorted(beside))}"] if beside else []
+    instead = f" ({' '.join(said)})" if said else ""
+    return UserError(f"The config has no key '{key}'{instead}; --dry_run prints all keys.")
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The leaves of a config by dotted key."""
     flat: dict[str, Any] = {}
@@ -324,7 +359,7 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
     """
     known = flatten(config)
     if key not in known:
-        raise UserError(f"The config has no key '{key}'{suggestion(key, known)}; --dry_run prints all keys.")
+        raise no_key(key, known)
     old = known[key]
     if isinstance(old, tuple) and isinstance(value, list | tuple):
         value = tuple(value)

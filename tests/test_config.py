@@ -111,3 +111,25 @@ def test_what_a_run_was_trained_with_cannot_be_overridden():
     with pytest.raises(UserError, match=r"no key 'sampler\.num_step'"):
         config_lib.check_overrides(config, {"sampler.num_step": 10})
     assert config.sampler.num_steps == 50, "the config itself stays"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("optim.lr", "(did you mean optim.learning_rate?)"),
+        ("lr", "(did you mean optim.learning_rate?)"),
+        ("optim.adam.lr", "(did you mean optim.learning_rate?)"),
+        ("train.batchsize", "(did you mean train.batch_size?)"),
+        ("trian.duration", "(did you mean train.duration?)"),
+        ("batch_size", "(did you mean eval.batch_size or train.batch_size?)"),
+        ("model.learning_rate", "(did you mean optim.learning_rate? config.model has depth)"),
+        ("model.z_dim", "(config.model has depth)"),
+        ("nothing.alike", "no key 'nothing.alike'; --dry_run"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_or_its_section(key, said):
+    config = config_lib.base_config()
+    config.model = ConfigDict({"depth": 3})
+    with pytest.raises(UserError) as error:
+        config_lib.set_value(config, key, 1)
+    assert said in str(error.value)

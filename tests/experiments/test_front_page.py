@@ -26,7 +26,8 @@ def family_rows():
     rows: dict[str, list[str]] = {}
     for line in README.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and len(cells) == 5 and (name := re.fullmatch(r"`experiments\.(\w+).*`", cells[1])):
+        name = re.fullmatch(r"`python -m experiments\.(\w+).*`", cells[1]) if len(cells) == 5 else None
+        if line.startswith("|") and name:
             rows.setdefault(name[1], cells)
     return rows
 
