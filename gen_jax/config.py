@@ -18,24 +18,25 @@ Rule = Callable[[Any], str | None]  # Returns what was expected where the value 
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?)?\s*")
 
-# What may differ between a workdir's config and the one it is continued with: where things are, how often they
-# are saved and how codes and samples are judged at the end, never what is trained.
-FREE_TO_CHANGE = (
+# What changes no number that a run computes as it trains: where things are, how often they are saved, and how much of a
+# batch is in memory at once.
+_HOW_IT_RUNS = (
     "data.dir",
-    "eval.bound",
-    "eval.bound_chunk",
-    "eval.features",
-    "eval.flow_steps",
-    "eval.lpips",
-    "eval.num_samples",
-    "eval.num_views",
-    "eval.path_frames",
-    "eval.probe_examples",
     "model.remat",
     "parallel.backend",
     "train.accumulate",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+)
+# Sections by which a run is judged and shown at its end, but for the keys on which the rows of its evaluations depend.
+_AT_THE_END = ("eval", "mesh")
+AT_EVALUATIONS = (
+    "eval.alpha",
+    "eval.batch_size",
+    "eval.mode_count",
+    "eval.mode_radius",
+    "eval.num_levels",
+    "eval.stride",
 )
 
 # Sections and keys that made the state of a run: to read it back with others would be to read another model.
@@ -373,6 +374,18 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
     config[last] = value
 
 
+def is_free_to_change(key: str) -> bool:
+    """Whether a run may go on with another value: what is trained, and logged on the way, does not depend on it.
+
+    Args:
+      key: a dotted key.
+
+    Returns:
+      True where it may.
+    """
+    return key in _HOW_IT_RUNS or (key.split(".")[0] in _AT_THE_END and key not in AT_EVALUATIONS)
+
+
 def check_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
     """Refuses to read a run back with other values of what it was trained with.
 
@@ -386,7 +399,7 @@ def check_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
     wanted = ConfigDict(config.to_dict())
     for key, value in overrides.items():
         set_value(wanted, key, value)
-        trained = (key in TRAINED or key.split(".")[0] in TRAINED) and key not in FREE_TO_CHANGE
+        trained = (key in TRAINED or key.split(".")[0] in TRAINED) and not is_free_to_change(key)
         if trained and get(wanted, key) != get(config, key):
             raise UserError(
                 f"config.{key} was {get(config, key)!r} when the run was trained and cannot be {value!r} now; leave it "
@@ -424,19 +437,19 @@ def from_json(text: str, default: ConfigDict) -> ConfigDict:
     return config
 
 
-def differences(old: ConfigDict, new: ConfigDict, ignore: Iterable[str] = ()) -> list[str]:
+def differences(old: ConfigDict, new: ConfigDict, ignore: Callable[[str], bool] = lambda key: False) -> list[str]:
     """The keys in which two configs differ, each as "key (old -> new)".
 
     Args:
       old: a config.
       new: a config.
-      ignore: dotted keys that may differ.
+      ignore: whether a dotted key may differ.
 
     Returns:
       One text a key, sorted; empty where the configs agree.
     """
     before, after = flatten(old), flatten(new)
-    keys = sorted((before.keys() | after.keys()) - set(ignore))
     missing = object()
-    changed = [key for key in keys if before.get(key, missing) != after.get(key, missing)]
+    differing = (key for key in before.keys() | after.keys() if before.get(key, missing) != after.get(key, missing))
+    changed = sorted(key for key in differing if not ignore(key))
     return [f"{key} ({before.get(key)!r} -> {after.get(key)!r})" for key in changed]

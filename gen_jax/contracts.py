@@ -18,7 +18,8 @@ Array = jax.Array
 Key = jax.Array  # A typed PRNG key, `jax.random.key`.
 Params = Any  # A pytree of floating-point arrays.
 ModelState = Any  # A pytree of arrays that the model changes as it runs (batch statistics), or {}.
-Terms = dict[str, Any]  # Named scalars, in the paper's unit.
+Terms = dict[str, Any]  # Of a loss: named numbers [], in the paper's unit.
+Values = dict[str, Any]  # Of the examples of a batch: named arrays [B], or [B, ...] where each has several numbers.
 
 # One batch. `index` is always there: the number of each example in the run, by which its noise is keyed.
 # Image batches have:
@@ -29,6 +30,15 @@ Terms = dict[str, Any]  # Named scalars, in the paper's unit.
 # Batches of points in the plane have `point` [B, 2] float32 instead of the image, and
 #   label  [B] int32, which mode of the distribution the point was drawn from
 #   row    [B] int32, the number of the point in its endless stream, modulo 2^31
+# Batches of rays have, for the pixels of photographs,
+#   color       [B, C] uint8, of the pixel; C = 3, or 4 with (straight) alpha
+#   pixel       [B, 2] float32, its centre (x, y), x to the right and y down
+#   pose        [B, 3, 4] float32, of its camera to the world, with OpenGL's axes (x right, y up, z back)
+#   focal       [B, 2] float32, f_x and f_y in pixels
+#   center      [B, 2] float32, where the optical axis meets the image
+#   distortion  [B, 4] float32, k_1, k_2, p_1, p_2 of the lens, as in OpenCV
+#   row         [B] int32, the number of the pixel in the data set, modulo 2^31
+# and in evaluation, of B views with R pixels each, color [B, R, C], pixel [B, R, 2] and row [B], the view's number.
 # Evaluation batches also have
 #   mask   [B] float32, 1 for an example and 0 for the padding of the ragged last batch
 # The train step adds
@@ -264,7 +274,7 @@ class Experiment:
         which something is wrong and 0 for any other: the sentence that a person is told, once, where it is 1 for more
         than half of the steps between two logged ones. `metrics.jsonl` has, as of every metric, the mean over the last
         call of `train_step` alone: a row may hold 0 beside a warning, and 1 without one.
-      fly: `(state, path, count) -> views` along a path of that name ("" for the scene's own), one by one; None where a
+      fly: `(state, path, count) -> shots` along a path of that name ("" for the scene's own), one by one; None where a
         model has no views.
       mesh: `state -> Mesh`, the surface of what a model has learned; None where it has none.
     """

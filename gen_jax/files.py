@@ -81,8 +81,29 @@ def absolute(path: str | os.PathLike[str]) -> pathlib.Path:
         ) from error
 
 
+def replace_bytes(path: pathlib.Path, content: bytes) -> pathlib.Path:
+    """Writes a file beside its place, forces it to the disk, and renames it.
+
+    Args:
+      path: the file; an old one is replaced.
+      content: of the file.
+
+    Returns:
+      The path.
+
+    Raises:
+      OSError: where it cannot be written; an old file is then untouched.
+    """
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return beside.replace(path)
+
+
 def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file beside its place, forces it to the disk, and renames it.
+    """Writes a text file as `replace_bytes` writes any, in UTF-8.
 
     Args:
       path: the file; an old one is replaced.
@@ -91,9 +112,4 @@ def replace_text(path: pathlib.Path, text: str) -> None:
     Raises:
       OSError: where it cannot be written; an old file is then untouched.
     """
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    replace_bytes(path, text.encode())

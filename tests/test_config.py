@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import re
+
+import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
-from gen_jax import run
+from gen_jax import rng, run
 from gen_jax.contracts import UserError
+from gen_jax.data import batches
+from gen_jax.train import workdir
 
 
 @pytest.mark.parametrize(
@@ -80,8 +87,75 @@ def test_setting_a_value_keeps_the_type():
 def test_differences_names_keys_and_values_and_passes_over_what_may_change():
     old, new = config_lib.base_config(), config_lib.base_config()
     new.seed, new.parallel.backend = 3, "jit"
-    assert config_lib.differences(old, new, config_lib.FREE_TO_CHANGE) == ["seed (0 -> 3)"]
+    assert config_lib.differences(old, new, config_lib.is_free_to_change) == ["seed (0 -> 3)"]
     assert len(config_lib.differences(old, new)) == 2
+
+
+def another(value):
+    """Twice a number, or the other of two truths."""
+    return not value if isinstance(value, bool) else 2 * value
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("vae", "eval.importance_samples"),
+        ("denoising_autoencoder", "eval.inpaint_steps"),
+        ("contractive_autoencoder", "eval.spectrum_examples"),
+        ("gan", "eval.parzen"),
+        ("nerf", "mesh.resolution"),
+    ],
+)
+def test_a_run_goes_on_with_another_value_of_what_it_is_judged_by_at_the_end(name, key, tmp_path):
+    config = run.find_experiment(name).get_config("tiny")
+    workdir.claim(tmp_path, config)
+    config_lib.set_value(config, key, another(config_lib.get(config, key)))
+    workdir.claim(tmp_path, config)
+    assert workdir.differences(tmp_path, config)
+    config.eval.batch_size *= 2
+    with pytest.raises(
+        UserError, match=r"holds a run with another config: eval\.batch_size \(\d+ -> \d+\)\. Give the same"
+    ):
+        workdir.claim(tmp_path, config)
+
+
+@pytest.fixture(scope="module")
+def images_read_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "load_images", functools.cache(batches.load_images))
+        yield
+
+
+@pytest.mark.parametrize("name", run.experiment_names())
+@pytest.mark.usefixtures("images_read_once")
+def test_what_is_free_to_change_changes_no_row_of_an_evaluation(name):
+    """Nor of training: batches, an evaluation's program and its constants, and what is made of its means."""
+    module = run.find_experiment(name)
+    config, other = module.get_config("tiny"), module.get_config("tiny")
+    for key, value in config_lib.flatten(config.eval, "eval.").items():
+        if config_lib.is_free_to_change(key) and not isinstance(value, str):
+            config_lib.set_value(other, key, another(value))
+    assert config_lib.differences(config, other)
+
+    experiments = module.build(config), module.build(other)
+    state = jax.eval_shape(experiments[0].init, rng.root(0))
+
+    def rows(experiment):
+        batch = next(iter(experiment.test_source.evaluation()))
+        program, sums = jax.make_jaxpr(experiment.eval_step, return_shape=True)(state, batch)
+        means = {key: np.geomspace(1e-3, 0.4, total.size).reshape(total.shape) for key, (total, _) in sums.items()}
+        text = re.sub(r"0x[0-9a-f]+", "", str(program))  # The addresses of functions.
+        arrays = [*program.consts, *batch.values(), *experiment.train_source.batch(0).values()]
+        return text, [np.asarray(array).tobytes() for array in arrays], experiment.report(means)
+
+    assert rows(experiments[0]) == rows(experiments[1])
+
+
+def test_what_rows_depend_on_is_in_some_config():
+    known = {
+        key for name in run.experiment_names() for key in config_lib.flatten(run.find_experiment(name).get_config())
+    }
+    assert known >= set(config_lib.AT_EVALUATIONS)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])

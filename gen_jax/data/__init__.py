@@ -11,6 +11,7 @@
 * `analytic_scene`: a scene that is traced exactly, without any files.
 * `rays`: `RayBatches` draws the rays of a run from a scene.
 * `points`: mixtures of Gaussians in the plane, of which `PointBatches` draws the batches of a run without any files.
+* `shared`: what these three kinds of batches have in common.
 
 Example:
   train = load_images("fashion_mnist_10k", "train")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gen_jax.contracts import Source, UserError
+from gen_jax.contracts import UserError
+from gen_jax.data.shared import SharedBatches
 from gen_jax.data.sources import ImageSet, load_images
 
 
@@ -33,7 +34,7 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageBatches(Source):
+class ImageBatches(SharedBatches):
     """The batches of a set of images that fits in memory; a `Source`.
 
     Training is one continuous stream: its example number p = step * batch_size + j is image
@@ -72,21 +73,11 @@ class ImageBatches(Source):
         Raises:
           UserError: where a batch cannot be shared equally, or a number is out of range.
         """
-        if not 0 <= self.process_index < self.process_count:
-            raise UserError(f"There is no process {self.process_index} among {self.process_count}; count from 0.")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"The seed {self.seed} is out of range; expected 0 to 2^64 - 1.")
+        self.check_shares()
         if len(self.images) == 0 or len(self.images) != len(self.labels):
             raise UserError(
                 f"There are {len(self.images)} images but {len(self.labels)} labels; expected one each, and some."
             )
-        for name in ("batch_size", "evaluation_batch_size"):
-            size = getattr(self, name)
-            if size < 1 or size % self.process_count:
-                raise UserError(
-                    f"{name}={size} cannot be shared by {self.process_count} process(es) in equal parts; expected a "
-                    f"positive multiple of {self.process_count}."
-                )
         object.__setattr__(self, "num_examples", len(self.images))
         object.__setattr__(self, "example_shape", self.images.shape[1:])
 
@@ -152,7 +143,7 @@ class ImageBatches(Source):
           What `batch` gives for step, step + 1, ..., along a new leading axis [count].
         """
         start = step * self.batch_size
-        part = self._part(self.batch_size)
+        part = self.part(self.batch_size)
         shape = (count, self.batch_size)
         rows = self._rows(start, count * self.batch_size).reshape(shape)[:, part]
         index = np.arange(start, start + count * self.batch_size, dtype=np.int64).reshape(shape)[:, part]
@@ -170,16 +161,11 @@ class ImageBatches(Source):
           `mask` [b] float32, b = evaluation_batch_size / process_count. The padding of the last batch repeats the last
           example and has the mask 0.
         """
-        part = self._part(self.evaluation_batch_size)
+        part = self.part(self.evaluation_batch_size)
         for start in range(0, self.num_examples, self.evaluation_batch_size):
             position = np.arange(start, start + self.evaluation_batch_size)[part]
             rows = np.minimum(position, self.num_examples - 1)
             yield {**self._examples(rows, rows), "mask": (position < self.num_examples).astype(np.float32)}
-
-    def _part(self, batch_size: int) -> slice:
-        """Where this process's part of a batch lies."""
-        size = batch_size // self.process_count
-        return slice(self.process_index * size, (self.process_index + 1) * size)
 
     def _rows(self, start: int, count: int) -> np.ndarray:
         """The images of the stream's numbers `start` to `start + count - 1`, [count] int64."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gen_jax.contracts import Source, UserError
+from gen_jax.contracts import UserError
+from gen_jax.data.shared import SharedBatches
 
 _WORDS = 4  # How many 64-bit words Philox gives a point, at one count of its counter; three of them are used.
 
@@ -107,7 +108,7 @@ def _check_count(name: str, value: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PointBatches(Source):
+class PointBatches(SharedBatches):
     """An endless stream of independent points of a mixture; a `Source`.
 
     Training sees no point twice: its example number p = step * batch_size + j is made of the raw bits that the
@@ -147,19 +148,9 @@ class PointBatches(Source):
         Raises:
           UserError: where a batch cannot be shared equally, or a number is out of range.
         """
-        if not 0 <= self.process_index < self.process_count:
-            raise UserError(f"There is no process {self.process_index} among {self.process_count}; count from 0.")
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"The seed {self.seed} is out of range; expected 0 to 2^64 - 1.")
+        self.check_shares()
         if self.num_examples < 1:
             raise UserError(f"num_examples={self.num_examples} is out of range; expected at least 1.")
-        for name in ("batch_size", "evaluation_batch_size"):
-            size = getattr(self, name)
-            if size < 1 or size % self.process_count:
-                raise UserError(
-                    f"{name}={size} cannot be shared by {self.process_count} process(es) in equal parts; expected a "
-                    f"positive multiple of {self.process_count}."
-                )
         # Rounded, so that a last bit of a cosine, which is not the same everywhere, makes no other data.
         centres = np.round(self.mixture.centres, 9) + 0.0
         numbers = np.append(centres.ravel(), self.mixture.std).astype("<f8")
@@ -191,7 +182,7 @@ class PointBatches(Source):
           What `batch` gives for step, step + 1, ..., along a new leading axis [count].
         """
         whole = self._points(step * self.batch_size, count * self.batch_size)
-        part = self._part(self.batch_size)
+        part = self.part(self.batch_size)
         return {name: value.reshape(count, self.batch_size, *value.shape[1:])[:, part] for name, value in whole.items()}
 
     def whole(self) -> PointBatches:
@@ -213,12 +204,7 @@ class PointBatches(Source):
             rows = np.minimum(position, self.num_examples - 1) - start
             batch = {name: value[rows] for name, value in points.items()}
             batch["mask"] = (position < self.num_examples).astype(np.float32)
-            yield {name: value[self._part(size)] for name, value in batch.items()}
-
-    def _part(self, batch_size: int) -> slice:
-        """Where this process's part of a batch lies."""
-        size = batch_size // self.process_count
-        return slice(self.process_index * size, (self.process_index + 1) * size)
+            yield {name: value[self.part(size)] for name, value in batch.items()}
 
     def _points(self, start: int, count: int) -> dict[str, np.ndarray]:
         """The stream's points number `start` to `start + count - 1`."""

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from gen_jax.contracts import Source, UserError
+from gen_jax.contracts import UserError
 from gen_jax.data.scenes import Scene, Views
+from gen_jax.data.shared import SharedBatches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RayBatches(Source):
+class RayBatches(SharedBatches):
     """Rays of views: for training, pixels drawn from all views or from one; for evaluation, whole views.
 
     The pixels of step s are drawn with replacement, by bits that depend on (seed, s) alone.
@@ -57,13 +58,7 @@ class RayBatches(Source):
         Raises:
           UserError: where a batch cannot be shared equally, or a number is out of range.
         """
-        for name in ("batch_size", "evaluation_batch_size"):
-            size = getattr(self, name)
-            if size < 1 or size % self.process_count:
-                raise UserError(
-                    f"{name}={size} cannot be shared by {self.process_count} process(es) in equal parts; expected a "
-                    f"positive multiple of {self.process_count}."
-                )
+        self.check_shares()
         if self.stride < 1:
             raise UserError(f"stride={self.stride}; every so many-th pixel is evaluated, so expected 1 or more.")
         num_examples = len(self.views) if self.by_view else int(np.prod(self.views.images.shape[:3]))
@@ -87,7 +82,7 @@ class RayBatches(Source):
             rows = (bits[-1] % np.uint64(count)) * np.uint64(height * width) + bits[:-1] % np.uint64(height * width)
         else:
             rows = bits[:-1] % np.uint64(count * height * width)
-        part = self._part(self.batch_size)
+        part = self.part(self.batch_size)
         view, pixel = np.divmod(rows.astype(np.int64)[part], height * width)
         y, x = np.divmod(pixel, width)
         index = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)[part]
@@ -115,7 +110,7 @@ class RayBatches(Source):
         """
         height, width = self.views.images.shape[1:3]
         y, x = (a.ravel() for a in np.mgrid[: height : self.stride, : width : self.stride])
-        part = self._part(self.evaluation_batch_size)
+        part = self.part(self.evaluation_batch_size)
         for start in range(0, len(self.views), self.evaluation_batch_size):
             position = np.arange(start, start + self.evaluation_batch_size)[part]
             rows = np.minimum(position, len(self.views) - 1)
@@ -124,11 +119,6 @@ class RayBatches(Source):
                 "index": rows.astype(np.uint32),
                 "mask": (position < len(self.views)).astype(np.float32),
             }
-
-    def _part(self, batch_size: int) -> slice:
-        """Where this process's part of a batch lies."""
-        size = batch_size // self.process_count
-        return slice(self.process_index * size, (self.process_index + 1) * size)
 
     def _rays(self, view: np.ndarray, y: np.ndarray, x: np.ndarray, *, whole: bool = False) -> dict[str, np.ndarray]:
         """Pixels of views, one each, or all of them of each view."""
@@ -162,7 +152,7 @@ def ray_sources(
       scene: the scene.
       batch_size: rays of a training step, over all processes.
       evaluation_batch_size: views of an evaluation batch, over all processes.
-      seed: of the drawing.
+      seed: of the drawing, in [0, 2^64).
       one_view: whether all rays of a step are of one view.
       stride: of the pixels of test views.
       notes: what else a model is built by.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pathlib
 from collections.abc import Iterable, Iterator
 
@@ -11,6 +11,7 @@ import tqdm
 from PIL import Image
 
 from gen_jax.contracts import Mesh, Shot
+from gen_jax.files import replace_bytes
 from gen_jax.train.film import write_video
 from gen_jax.train.writer import save_png
 
@@ -65,7 +66,7 @@ def write_mesh(mesh: Mesh, path: pathlib.Path) -> list[pathlib.Path]:
     colors = None if mesh.colors is None else np.rint(255.0 * np.clip(mesh.colors, 0.0, 1.0)).astype(np.uint8)
     whole = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, vertex_colors=colors, process=False)
     ply, obj = export_ply(whole), export_obj(whole).encode()
-    return [_replace_bytes(path.with_name(f"{path.name}.{kind}"), it) for kind, it in (("ply", ply), ("obj", obj))]
+    return [replace_bytes(path.with_name(f"{path.name}.{kind}"), it) for kind, it in (("ply", ply), ("obj", obj))]
 
 
 def _image(values: np.ndarray) -> Image.Image:
@@ -73,18 +74,6 @@ def _image(values: np.ndarray) -> Image.Image:
 
 
 def _save_array(array: np.ndarray, path: pathlib.Path) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        np.save(file, array)
-    beside.replace(path)
-
-
-def _replace_bytes(path: pathlib.Path, content: bytes) -> pathlib.Path:
-    """Writes a file whole or not at all."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    return path
+    content = io.BytesIO()
+    np.save(content, array)
+    replace_bytes(path, content.getvalue())

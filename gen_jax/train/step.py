@@ -13,7 +13,7 @@ import optax
 
 from gen_jax import rng
 from gen_jax.collectives import mean_over_devices, sum_over_devices
-from gen_jax.contracts import Array, Batch, Key, ModelState, Objective, Params, Terms, UserError
+from gen_jax.contracts import Array, Batch, Key, ModelState, Objective, Params, Terms, UserError, Values
 from gen_jax.train.state import TrainState
 
 TrainStep = Callable[..., tuple[TrainState, Terms]]
@@ -59,7 +59,11 @@ class Ema:
 
 
 def update_ema(ema_params: Params, params: Params, rate: Array) -> Params:
-    """Moves the average towards the new parameters: θ̄ ← θ̄ + (1 − d) (θ − θ̄).
+    """Moves the average towards the new parameters: θ̄ ← d θ̄ + (1 − d) θ, computed as θ̄ + (1 − d) (θ − θ̄).
+
+    See "Adam: A Method for Stochastic Optimization", Kingma and Ba, 2015 (arXiv:1412.6980), Section 7.2, and for the
+    plain average "Acceleration of Stochastic Approximation by Averaging", Polyak and Juditsky, 1992 (SIAM Journal on
+    Control and Optimization 30), pages 838 to 855.
 
     Args:
       ema_params: θ̄.
@@ -232,7 +236,7 @@ def scan_steps(step: TrainStep) -> TrainStep:
     return steps
 
 
-def make_eval_step(values: Callable[[Params, Key, Batch], Terms]) -> Callable[..., dict[str, tuple[Array, Array]]]:
+def make_eval_step(values: Callable[[Params, Key, Batch], Values]) -> Callable[..., dict[str, tuple[Array, Array]]]:
     """Builds an evaluation step of a function that gives each example's values.
 
     Args:
@@ -248,7 +252,7 @@ def make_eval_step(values: Callable[[Params, Key, Batch], Terms]) -> Callable[..
     return step
 
 
-def masked_sums(values: Terms, mask: Array, axis_name: str | None) -> dict[str, tuple[Array, Array]]:
+def masked_sums(values: Values, mask: Array, axis_name: str | None) -> dict[str, tuple[Array, Array]]:
     """Per-example values as (sum, count) pairs, which add up exactly over devices and ragged batches.
 
     Args:

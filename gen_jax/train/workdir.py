@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -100,7 +100,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     else:
         check_experiment(workdir, text, config.experiment)
         # What lies there is read against the new config's keys: both are of the same experiment.
-        changed = differences(workdir, config, config_lib.FREE_TO_CHANGE)
+        changed = differences(workdir, config, config_lib.is_free_to_change)
         if changed:
             raise UserError(
                 f"The workdir {workdir} holds a run with another config: {'; '.join(changed)}. Give the same values to "
@@ -108,13 +108,15 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
             )
 
 
-def differences(workdir: pathlib.Path, config: ConfigDict, ignore: Iterable[str] = ()) -> list[str]:
+def differences(
+    workdir: pathlib.Path, config: ConfigDict, ignore: Callable[[str], bool] = lambda key: False
+) -> list[str]:
     """The keys in which a workdir's config and another one of its experiment differ, as `config.differences` has it.
 
     Args:
       workdir: the folder.
       config: the other one.
-      ignore: dotted keys that may differ.
+      ignore: whether a dotted key may differ.
 
     Returns:
       One text a key; none where the workdir has no config yet.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import tqdm
 from PIL import Image, PngImagePlugin
 
 from gen_jax.contracts import Film, Picture, Still, UserError
-from gen_jax.files import BROKEN_IMAGE, replace_text
+from gen_jax.files import BROKEN_IMAGE, replace_bytes, replace_text
 from gen_jax.train import film
 from gen_jax.train.drawing import draw
 
@@ -207,13 +208,9 @@ def save_png(image: Image.Image, path: pathlib.Path, title: str = "") -> pathlib
     facts = PngImagePlugin.PngInfo()
     if title:
         facts.add_text("Title", title)
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        image.save(file, format="png", pnginfo=facts)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    return path
+    content = io.BytesIO()
+    image.save(content, format="png", pnginfo=facts)
+    return replace_bytes(path, content.getvalue())
 
 
 def _row_text(row: Mapping[str, Any]) -> str:

@@ -92,6 +92,10 @@ def test_the_evaluation_shows_every_view_once_on_a_grid_of_pixels():
 def test_bad_numbers_are_refused_by_a_sentence():
     with pytest.raises(UserError, match=r"batch_size=13 cannot be shared by 2 process"):
         sources(batch_size=13, process_count=2)
+    with pytest.raises(UserError, match=r"no process 2 among 2"):
+        sources(process_index=2, process_count=2)
+    with pytest.raises(UserError, match=r"seed -1 is out of range"):
+        sources(seed=-1)
     with pytest.raises(UserError, match=r"stride=0; every so many-th pixel"):
         sources(stride=0)
 

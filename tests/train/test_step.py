@@ -71,6 +71,19 @@ def test_ema_closed_form(decay: float):
     np.testing.assert_allclose(average, expected, rtol=2e-5, atol=2e-6)
 
 
+def test_the_average_weighs_each_step_by_how_long_ago_it_was():
+    """Of n steps on from θ_0, θ̄ = dⁿ θ_0 + (1 − d) Σ_t d^(n − t) θ_t, for every leaf of the parameters."""
+    random, decay, count = np.random.default_rng(2), 0.8, 12
+    path = [{"w": random.standard_normal((3, 2)), "b": random.standard_normal(4)} for _ in range(count + 1)]
+    average = jax.tree.map(jnp.float32, path[0])
+    for params in path[1:]:
+        average = update_ema(average, jax.tree.map(jnp.float32, params), jnp.float32(1 - decay))
+    for name in ("w", "b"):
+        expected = decay**count * path[0][name]
+        expected = expected + sum((1 - decay) * decay ** (count - t) * path[t][name] for t in range(1, count + 1))
+        np.testing.assert_allclose(average[name], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_ema_uses_the_new_parameters():
     """After one step the average is (1 − d) θ_1 + d θ_0 and not θ_0."""
     path, average = _walk(Ema(decay=0.75), _GRADIENTS[:1])
