@@ -177,7 +177,14 @@ def check(config: ConfigDict, rules: dict[str, config_lib.Rule]) -> None:
 
 
 def sources_of(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> tuple[Source, Source]:
-    """The training and the test rays of a config's scene; given ones where there are any.
+    """The training and the test rays of a config's scene.
+
+    Args:
+      config: the resolved config.
+      sources: given ones; None to find them by `config.data`.
+
+    Returns:
+      Two sources.
 
     Raises:
       UserError: where the scene cannot be read, or is not one for the config's coordinates.
@@ -224,7 +231,7 @@ def looks(train_source: Source, test_source: Source, *, render: Render, config: 
         "sample": functools.partial(sample, source=train_source, render=render),
         "pictures": functools.partial(draw, train_source=train_source, test_source=test_source, **shown),
         "frame": functools.partial(draw_frame, test_source=test_source, **shown),
-        "fly": functools.partial(shots, source=train_source, render=render, ndc=config.data.ndc),
+        "fly": functools.partial(fly, source=train_source, render=render, ndc=config.data.ndc),
         "headline": ("psnr", "psnr_whole", "ssim", "lpips"),
     }
 
@@ -258,7 +265,15 @@ def scale_of(source: Source) -> float:
 
 
 def to_files(mesh: Mesh, source: Source) -> Mesh:
-    """A mesh in the coordinates of the scene's files, where reading them has changed the world."""
+    """A mesh in the coordinates of the scene's files, where reading them has changed the world.
+
+    Args:
+      mesh: in the world's coordinates.
+      source: of the scene.
+
+    Returns:
+      The mesh; its normals are turned, and still of length 1.
+    """
     frame = np.array(source.notes["frame"])
     vertices = mesh.vertices @ frame[:, :3].T + frame[:, 3]
     normals = mesh.normals @ frame[:, :3].T / scale_of(source)
@@ -271,14 +286,31 @@ def camera_of(source: Source) -> Camera:
 
 
 def outlook_of(source: Source, path: str = "") -> Outlook:
-    """What a path needs to know of where a scene's cameras stand; the scene's own path where none is named."""
+    """What a path needs to know of where a scene's cameras stand.
+
+    Args:
+      source: of the scene.
+      path: one of `ops.camera_paths.PATHS`; "" for the scene's own.
+
+    Returns:
+      The outlook.
+    """
     found = source.notes["outlooks"][path or source.notes["path"]]
     parts: dict[str, Any] = {name: np.asarray(value, np.float32) for name, value in found.items()}
     return Outlook(**parts)
 
 
 def held_out(source: Source, count: int, background: str) -> Iterator[tuple[np.ndarray, Camera, np.ndarray]]:
-    """Test views over the background, with camera and pose, evenly spread over all of them."""
+    """Test views over the background, evenly spread over all of them.
+
+    Args:
+      source: of the test views.
+      count: how many at most.
+      background: one of `families.nerf.objectives.BACKGROUNDS`.
+
+    Yields:
+      The photograph [H, W, 3] in [0, 1], its camera and its pose [3, 4].
+    """
     assert isinstance(source, RayBatches)
     found = source.views
     for row in np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)):
@@ -311,7 +343,15 @@ def assess(
 
 
 def likeness_of(config: ConfigDict, source: Source) -> dict[str, Likeness]:
-    """How whole views are judged: `psnr_whole` in decibels, `ssim`, and `lpips` where there are weights for it.
+    """How whole views are judged.
+
+    Args:
+      config: of the run.
+      source: of views as large as those to be judged.
+
+    Returns:
+      `psnr_whole` in decibels, `ssim` where a view is as large as its window, and `lpips` where there are weights for
+      it.
 
     Raises:
       UserError: where the weights cannot be read.
@@ -351,30 +391,62 @@ def draw(
     truths = [truth for truth, _, _ in found]
     names = [f"{psnr(np.asarray(view.color), truth):.1f} dB" for view, truth in zip(seen, truths, strict=True)]
     path = train_source.notes["path"]
-    along = list(fly(state, path, config.eval.path_frames, source=train_source, render=render))
+    along = list(views_along(state, path, config.eval.path_frames, source=train_source, render=render))
     return {
         "views": pictures.compare(truths, seen, names),
-        "flight": pictures.flight(along, f"{path.capitalize()} of {len(along)} views, and their depths"),
+        "flight": pictures.flight(f"{path.capitalize()} of {len(along)} views, and their depths", along),
     }
 
 
 def sample(state: TrainState, keys: Key, *, source: Source, render: Render) -> Array:
-    """Views from random places of the scene's path, [n, H, W, 3]; view i from key i alone."""
+    """Views from random places of the scene's path; view i from key i alone.
+
+    Args:
+      state: of the run.
+      keys: [n].
+      source: of the scene.
+      render: `(params, camera, pose) -> view`.
+
+    Returns:
+      [n, H, W, 3] in [0, 1].
+    """
     at, camera = pose_at(source.notes["path"], outlook_of(source)), camera_of(source)
     return jax.lax.map(lambda key: render(state.eval_params, camera, at(jax.random.uniform(key))).color, keys)
 
 
-def fly(state: TrainState, path: str, frames: int, *, source: Source, render: Render) -> Iterator[views.View]:
-    """What is seen along a path, one view a frame, on the host."""
+def views_along(state: TrainState, path: str, count: int, *, source: Source, render: Render) -> Iterator[views.View]:
+    """What is seen along a path.
+
+    Args:
+      state: of the run.
+      path: one of `ops.camera_paths.PATHS`.
+      count: how many views.
+      source: of the scene.
+      render: `(params, camera, pose) -> view`, compiled.
+
+    Yields:
+      Views [H, W, ...], on the host.
+    """
     camera, params = camera_of(source), jax.device_put(state.eval_params)
-    for pose in path_poses(path, outlook_of(source, path), frames):
+    for pose in path_poses(path, outlook_of(source, path), count):
         yield pictures.to_host(render(params, camera, pose))
 
 
-def shots(
-    state: TrainState, path: str, frames: int, *, source: Source, render: Render, ndc: bool = False
+def fly(
+    state: TrainState, path: str, count: int, *, source: Source, render: Render, ndc: bool = False
 ) -> Iterator[Shot]:
-    """What `--mode=render` writes: views along a path, one by one.
+    """What `--mode=render` writes: `views_along` a path as shots, in the units of the scene's files.
+
+    Args:
+      state: of the run.
+      path: one of `ops.camera_paths.PATHS`; "" for the scene's own.
+      count: how many views.
+      source: of the scene.
+      render: `(params, camera, pose) -> view`, compiled.
+      ndc: whether the field is in normalised device coordinates.
+
+    Returns:
+      The shots, one by one.
 
     Raises:
       UserError: where there is no such path, or the scene is not known along it.
@@ -388,7 +460,8 @@ def shots(
             "--path=orbit leaves what a field in normalised device coordinates knows, which is before its cameras; use "
             "--path=spiral."
         )
-    return map(functools.partial(_shot, source=source), fly(state, path, frames, source=source, render=render))
+    seen = views_along(state, path, count, source=source, render=render)
+    return map(functools.partial(_shot, source=source), seen)
 
 
 def _shot(view: views.View, *, source: Source) -> Shot:
@@ -397,7 +470,17 @@ def _shot(view: views.View, *, source: Source) -> Shot:
 
 
 def draw_frame(state: TrainState, *, test_source: Source, render: Render, config: ConfigDict) -> Grid:
-    """A held-out view beside the truth, where they differ, depths, and how alike they are."""
+    """A held-out view beside the truth, where they differ, depths, and how alike they are.
+
+    Args:
+      state: of the run.
+      test_source: of the test views.
+      render: `(params, camera, pose) -> view`, compiled.
+      config: of the run.
+
+    Returns:
+      A row of images, its title the likeness.
+    """
     truth, camera, pose = next(held_out(test_source, 1, config.data.background))
     view = pictures.to_host(render(jax.device_put(state.eval_params), camera, pose))
     image = np.asarray(view.color)

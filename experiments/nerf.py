@@ -32,7 +32,7 @@ from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Key, Mesh, Params, Source, UserError
 from gen_jax.families.nerf import evaluation, models, objectives, views
 from gen_jax.families.nerf.objectives import NeRF
-from gen_jax.families.nerf.rendering import Sampling
+from gen_jax.families.nerf.rendering import RaySampling
 from gen_jax.families.nerf.surface import extract_mesh
 from gen_jax.ops.cameras import Camera
 from gen_jax.ops.encodings import CONVENTIONS
@@ -69,7 +69,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.rendering.num_fine = 24
     config.rendering.spacing = "depth"  # depth | disparity
     config.rendering.density_noise = 0.0
-    config.rendering.convention = "paper"  # paper | code, as in `families.nerf.rendering.Sampling`.
+    config.rendering.convention = "paper"  # paper | code, as in `families.nerf.rendering.RaySampling`.
     config.rendering.bounded = False  # Whether the last interval ends at the far depth instead of never.
 
     config.mesh = ConfigDict()
@@ -235,6 +235,13 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
 def build_model(config: ConfigDict, source: Source) -> NeRF:
     """The radiance field of a config for a scene.
 
+    Args:
+      config: the resolved config.
+      source: of the scene.
+
+    Returns:
+      The model.
+
     Raises:
       UserError: where samples cannot be spaced so in the scene.
     """
@@ -246,7 +253,7 @@ def build_model(config: ConfigDict, source: Source) -> NeRF:
         color_width=m.color_width,
         position_frequencies=m.position_frequencies,
         direction_frequencies=m.direction_frequencies,
-        convention=m.encoding,
+        encoding=m.encoding,
         first_relu=m.first_relu,
         feature_relu=m.feature_relu,
     )
@@ -256,7 +263,7 @@ def build_model(config: ConfigDict, source: Source) -> NeRF:
             "config.rendering.spacing=disparity needs a near depth above 0, which normalised device coordinates do not "
             "have; use depth."
         )
-    sampling = Sampling(
+    sampling = RaySampling(
         near, far, r.num_coarse, r.num_fine, r.spacing, r.density_noise, convention=r.convention, bounded=r.bounded
     )
     height, width = source.example_shape[:2]
@@ -271,6 +278,15 @@ def _render(params: Params, camera: Camera, pose: Array, *, nerf: NeRF, source: 
 
 def mesh_of(state: TrainState, *, nerf: NeRF, source: Source, config: ConfigDict) -> Mesh:
     """The surface of the scene, in a box around what its cameras look at.
+
+    Args:
+      state: of the run.
+      nerf: the model.
+      source: of the scene.
+      config: of the run.
+
+    Returns:
+      The mesh, in the coordinates of the scene's files.
 
     Raises:
       UserError: where the scene is in normalised device coordinates, or nothing is as dense as the level.

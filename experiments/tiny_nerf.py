@@ -24,14 +24,14 @@ from ml_collections import ConfigDict
 from experiments import _scenes
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Array, Batch, Experiment, Key, ModelState, Params, Source, Terms, UserError
+from gen_jax.contracts import Array, Batch, Experiment, Key, ModelState, Params, Source, Terms, UserError, Values
 from gen_jax.families.nerf.evaluation import report
-from gen_jax.families.nerf.losses import psnr
 from gen_jax.families.nerf.objectives import target_color
 from gen_jax.families.nerf.views import View
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops.cameras import Camera, pixel_centers, ray
 from gen_jax.ops.encodings import positional_encoding
+from gen_jax.ops.image_quality import psnr
 from gen_jax.ops.volume_rendering import Rendered, composite, stratified_depths
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
@@ -57,8 +57,11 @@ def get_config(preset: str = "default") -> ConfigDict:
     """
     config = _scenes.base_config("tiny_nerf", preset)
     config.model.hidden = (128, 128, 128)
-    config.model.frequencies = 6  # L of the positional encoding.
-    config.model.samples = 48  # Of a ray.
+    config.model.position_frequencies = 6
+
+    config.rendering = ConfigDict()
+    config.rendering.num_coarse = 48
+
     config.optim.learning_rate = 2e-3
     return config_lib.apply_preset(config, _PRESETS)
 
@@ -66,8 +69,8 @@ def get_config(preset: str = "default") -> ConfigDict:
 def _tiny(config: ConfigDict) -> None:
     _scenes.tiny_run(config)
     config.model.hidden = (16, 16)
-    config.model.frequencies = 3
-    config.model.samples = 8
+    config.model.position_frequencies = 3
+    config.rendering.num_coarse = 8
 
 
 _PRESETS = {"default": lambda config: None, "lego": _scenes.small_run_on_files, "tiny": _tiny}
@@ -84,8 +87,8 @@ def validate(config: ConfigDict) -> None:
     """
     rules = {
         "model.hidden": config_lib.each(config_lib.at_least(1)),
-        "model.frequencies": config_lib.at_least(0),
-        "model.samples": config_lib.at_least(2),
+        "model.position_frequencies": config_lib.at_least(0),
+        "rendering.num_coarse": config_lib.at_least(2),
     }
     _scenes.check(config, rules)
     if config.data.ndc or config.data.background == "random":
@@ -117,13 +120,28 @@ def render_ray(
     *,
     near: float,
     far: float,
-    num: int,
-    frequencies: int,
+    num_samples: int,
+    num_frequencies: int,
     behind: Array,
 ) -> Rendered:
-    """What a ray sees: Ĉ(r) = Σ T_i (1 − exp(−σ_i δ_i)) c_i (Eq. 3), and behind it the background."""
-    depths = stratified_depths(key, near, far, num)  # Eq. 2
-    places = jax.vmap(lambda t: positional_encoding(origin + t * direction, frequencies))(depths)  # Eq. 4
+    """What a ray r(t) = o + t d sees: Ĉ(r) = Σ T_i (1 − exp(−σ_i δ_i)) c_i (Eq. 3), and behind it the background.
+
+    Args:
+      field: `γ(x) [3 + 6 L] -> colour [3], density []`.
+      key: of this ray's noise; None for none.
+      origin: o [3].
+      direction: d [3].
+      near: the depth t_n, in units of d, before which nothing is looked for.
+      far: t_f, the depth behind which nothing is.
+      num_samples: N, of the ray.
+      num_frequencies: L.
+      behind: [3] the colour behind everything.
+
+    Returns:
+      What is seen.
+    """
+    depths = stratified_depths(key, near, far, num_samples)  # Eq. 2
+    places = jax.vmap(lambda t: positional_encoding(origin + t * direction, num_frequencies))(depths)  # Eq. 4
     colors, densities = jax.vmap(field)(places)
     return composite(colors, densities, depths, norm=jnp.linalg.norm(direction), background=behind)
 
@@ -137,7 +155,7 @@ def objective(
       params: of the field.
       model_state: {}.
       key: of this step.
-      batch: of `data.rays.RayBatches.batch`.
+      batch: of rays, as `contracts.Batch` lists them.
       see: what a pixel sees.
       behind: [3] the colour behind everything.
 
@@ -155,7 +173,18 @@ def objective(
 
 
 def render_pixels(params: Params, camera: Camera, pose: Array, pixels: Array, *, see: See) -> View:
-    """What some pixels [R, 2] of a camera see, without noise, a chunk of them at a time."""
+    """What some pixels of a camera see, without noise, a chunk of them at a time.
+
+    Args:
+      params: of the field.
+      camera: the intrinsics.
+      pose: [3, 4] camera to world, OpenGL's axes.
+      pixels: [R, 2].
+      see: what a pixel sees.
+
+    Returns:
+      The view, [R, ...].
+    """
 
     def one(pixel: Array) -> View:
         seen = see(params, None, camera, pose, pixel)
@@ -164,13 +193,13 @@ def render_pixels(params: Params, camera: Camera, pose: Array, pixels: Array, *,
     return jax.lax.map(one, pixels, batch_size=_CHUNK)
 
 
-def view_values(params: Params, key: Key, batch: Batch, *, see: See, behind: Array) -> Terms:
+def view_values(params: Params, key: Key, batch: Batch, *, see: See, behind: Array) -> Values:
     """How well held-out views are rendered.
 
     Args:
       params: of the field.
       key: the root key; unused.
-      batch: of `data.rays.RayBatches.evaluation`.
+      batch: of views, as `contracts.Batch` lists them.
       see: what a pixel sees.
       behind: [3] the colour behind everything.
 
@@ -204,12 +233,12 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     validate(config)
     train_source, test_source = _scenes.sources_of(config, sources)
     notes, (height, width) = train_source.notes, train_source.example_shape[:2]
-    model, frequencies = Field(tuple(config.model.hidden)), config.model.frequencies
+    model, num_frequencies = Field(tuple(config.model.hidden)), config.model.position_frequencies
     options = step_options(config, train_source.num_examples)
 
     behind = jnp.zeros(3) if config.data.background == "black" else jnp.ones(3)
-    sampling = {"near": notes["near"], "far": notes["far"], "num": config.model.samples}
-    sampling |= {"frequencies": frequencies, "behind": behind}
+    sampling = {"near": notes["near"], "far": notes["far"], "num_samples": config.rendering.num_coarse}
+    sampling |= {"num_frequencies": num_frequencies, "behind": behind}
 
     def see(params: Params, key: Key | None, camera: Camera, pose: Array, pixel: Array) -> Rendered:
         field = functools.partial(apply_in_param_dtype, model, params)
@@ -221,7 +250,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         return jax.tree.map(lambda part: part.reshape(height, width, *part.shape[1:]), seen)
 
     def init(key: Key) -> TrainState:
-        params = model.init(rng.stream(key, "init"), jnp.zeros(3 + 6 * frequencies))["params"]
+        params = model.init(rng.stream(key, "init"), jnp.zeros(3 + 6 * num_frequencies))["params"]
         return init_state(params, options["tx"], key, ema=options["ema"] is not None)
 
     shown: dict[str, Any] = {"render": jax.jit(whole), "config": config}

@@ -25,7 +25,7 @@ from .diffusion import PEAKS
 from .timing import Contest, Row
 
 _RAYS, _SIDE, _STEPS, _PARTS = 256, 64, 4, 32
-_SAMPLING = family.Sampling(2.0, 6.0, 64, 128)
+_SAMPLING = family.RaySampling(2.0, 6.0, 64, 128)
 _COUNTS = _SAMPLING.num_coarse, _SAMPLING.num_fine
 _NERF = family.NeRF(family.RadianceField(), _SAMPLING)
 

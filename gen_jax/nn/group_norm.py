@@ -45,8 +45,8 @@ class GroupNorm(nn.Module):
 
         Args:
           x: [B, ..., C].
-          scale: [B, C] or None: the result is multiplied by 1 + `scale`,
-          shift: [B, C] or None: and this is added, as adaptive group normalisation has it.
+          scale: [B, C], as adaptive group normalisation has it: the result is multiplied by 1 + `scale`; None for not.
+          shift: [B, C], which is then added; None for nothing.
 
         Returns:
           [B, ..., C].

@@ -66,19 +66,6 @@ def pinhole(focal: float, height: int, width: int) -> Camera:
     return Camera(jnp.full(2, focal), jnp.array([0.5 * width, 0.5 * height]), jnp.zeros(4))
 
 
-def scaled(camera: Camera, factor: Array | float) -> Camera:
-    """The camera of the same photograph, so many times as large.
-
-    Args:
-      camera: of the photograph.
-      factor: ½ for one of half the width and height.
-
-    Returns:
-      The camera.
-    """
-    return Camera(camera.focal * factor, camera.center * factor, camera.distortion)
-
-
 def pixel_centers(height: int, width: int) -> np.ndarray:
     """The centres of an image's pixels.
 
@@ -141,24 +128,6 @@ def _signs(axes: str) -> np.ndarray:
     if axes not in AXES:
         raise ValueError(f"axes={axes!r} is not known; expected one of {', '.join(AXES)}.")
     return np.array([1.0, -1.0, -1.0]) if axes == "opengl" else np.ones(3)
-
-
-def change_axes(pose: Array, source: str, target: str) -> Array:
-    """A pose, said for another convention of the camera's axes; the world stays.
-
-    Args:
-      pose: [..., 3, 4] or [..., 4, 4], camera to world.
-      source: "opengl" or "opencv".
-      target: the same.
-
-    Returns:
-      The pose, of the same shape.
-
-    Raises:
-      ValueError: where a convention is not known.
-    """
-    signs = np.concatenate([_signs(source) * _signs(target), [1.0]])
-    return pose * np.broadcast_to(signs, pose.shape)
 
 
 def ray(camera: Camera, pose: Array, pixel: Array, *, axes: str = "opengl") -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gen_jax.contracts import Array
 
@@ -46,6 +47,24 @@ def gaussian_log_likelihood(x: Array, mean: Array, log_var: Array) -> Array:
     return -0.5 * jnp.sum(math.log(2 * math.pi) + log_var + (x - mean) ** 2 * jnp.exp(-log_var))
 
 
+def mixture_log_density(x: Array, centres: Array | np.ndarray, std: float) -> Array:
+    """The log-density of equally likely round Gaussians: log 1/K Σ_k N(x; c_k, σ² I).
+
+    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 2.3.9, Eq. 2.188.
+
+    Args:
+      x: [D].
+      centres: [K, D] c.
+      std: σ > 0 of every mode.
+
+    Returns:
+      [] nats.
+    """
+    squares = jnp.sum((x[None] - jnp.asarray(centres, x.dtype)) ** 2, axis=-1)
+    log_weights = -0.5 * squares / std**2 - math.log(len(centres))
+    return jax.nn.logsumexp(log_weights) - 0.5 * x.shape[-1] * math.log(2 * math.pi * std**2)
+
+
 def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
     """The log-probability of independent binary values.
 
@@ -63,6 +82,19 @@ def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
     """
     # log(1 − σ(ℓ)) = log σ(−ℓ): finite, with a finite gradient, for every finite ℓ.
     return jnp.sum(x * jax.nn.log_sigmoid(logits) + (1 - x) * jax.nn.log_sigmoid(-logits))
+
+
+def is_most_probable(logits: Array, label: Array) -> Array:
+    """Whether a class is the one that a classifier decides for, the first of the most probable ones.
+
+    Args:
+      logits: [K].
+      label: [] int, from 0 to K − 1.
+
+    Returns:
+      [] float32, 1 where it is and 0 elsewhere.
+    """
+    return (jnp.argmax(logits) == label).astype(jnp.float32)
 
 
 def discretized_logistic_log_likelihood(x: Array, mean: Array, log_scale: Array, num_levels: int = 256) -> Array:

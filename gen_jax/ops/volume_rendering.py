@@ -39,7 +39,6 @@ class Rendered(NamedTuple):
       opacity: [], Σ w_i, in [0, 1]: what is not background.
       depth: [], Σ w_i t_i / Σ w_i, the expected distance of what is seen, in units of t; the last t_i where nothing is.
       median_depth: [], the first t_i by which half of what is seen is seen; the last t_i where nothing is.
-      disparity: [], 1 / depth.
       weights: [N].
     """
 
@@ -47,7 +46,6 @@ class Rendered(NamedTuple):
     opacity: Array
     depth: Array
     median_depth: Array
-    disparity: Array
     weights: Array
 
 
@@ -218,7 +216,7 @@ def composite(
     depth = jnp.where(empty, depths[-1], expected)
     passed = jnp.cumsum(weights) >= 0.5 * opacity
     median = jnp.where(empty, depths[-1], depths[jnp.argmax(passed)])
-    return Rendered(seen, opacity, depth, median, 1.0 / depth, weights)
+    return Rendered(seen, opacity, depth, median, weights)
 
 
 def over(image: np.ndarray, background: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:

@@ -55,6 +55,15 @@ def test_gaussian_log_likelihood_against_scipy(log_var_shape: tuple[int, ...]):
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_density_of_a_mixture():
+    """Near the modes, and so far from them that every mode's density is 0 in float32."""
+    centres = np.array([[2.0, 0.5], [-1.0, 0.0], [0.3, -4.0]])
+    for x in ([0.1, -0.2], [1.9, 0.6], [40.0, -70.0]):
+        logs = [scipy.stats.multivariate_normal(c, 0.3**2 * np.eye(2)).logpdf(x) for c in centres]
+        expected = scipy.special.logsumexp(logs) - np.log(3)
+        np.testing.assert_allclose(distributions.mixture_log_density(jnp.float32(x), centres, 0.3), expected, rtol=1e-5)
+
+
 def test_bernoulli_log_likelihood_against_scipy():
     """The log-probability is scipy's, summed over all dimensions."""
     random = np.random.default_rng(2)
@@ -64,6 +73,13 @@ def test_bernoulli_log_likelihood_against_scipy():
     found = distributions.bernoulli_log_likelihood(jnp.asarray(x, jnp.float32), jnp.asarray(logits, jnp.float32))
     assert found.shape == ()
     assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_most_probable_class_is_one_alone():
+    """Of the logits of many classes the largest, and of equals the first."""
+    for logits, expected in (([0.5, 2.0, -1.0], 1), ([3.0, 3.0, 3.0], 0), ([-np.inf, -5.0, -5.0], 1)):
+        found = [float(distributions.is_most_probable(jnp.array(logits), jnp.int32(c))) for c in range(3)]
+        assert found == [float(c == expected) for c in range(3)]
 
 
 @pytest.mark.parametrize("x", [0.0, 0.5, 1.0])

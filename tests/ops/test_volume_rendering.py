@@ -90,6 +90,36 @@ def test_a_colour_before_a_colour_over_white():
     np.testing.assert_allclose(other.color, [0.5, 0.7, 0.2], atol=1e-6)
 
 
+@pytest.mark.parametrize("far", [6.5, None])
+@pytest.mark.parametrize("background", [None, [0.2, 0.4, 0.9]])
+def test_all_that_is_seen_is_that_of_a_loop_over_the_samples(far, background):
+    """Light that comes through sample after sample: its colour, where it comes from, and how much is left behind."""
+    random, norm = np.random.default_rng(6), 1.5
+    t, density = np.sort(random.uniform(2.0, 6.0, 24)), random.exponential(0.15, 24) * (random.random(24) < 0.7)
+    density[-1] = 0.0 if far is None else density[-1]  # Else nothing would be left behind an infinite interval.
+    color, light, reached = np.zeros(3), 1.0, []
+    for i in range(24):
+        end = t[i + 1] if i < 23 else (t[i] if far is None else far)
+        passed = light * np.exp(-density[i] * (end - t[i]) * norm)
+        color, light = color + (light - passed) * COLORS[i], passed
+        reached.append(1 - light)
+    gained = np.diff(reached, prepend=0.0)
+    seen = composite(
+        COLORS[:24],
+        jnp.asarray(density, jnp.float32),
+        jnp.asarray(t, jnp.float32),
+        norm=norm,
+        far=far,
+        background=None if background is None else jnp.array(background),
+    )
+    assert 0.3 < light < 0.7, "some of it is fog, and some what is behind"
+    np.testing.assert_allclose(seen.color, color + light * np.array(background or [0.0] * 3), atol=1e-5)
+    np.testing.assert_allclose(seen.opacity, 1 - light, atol=1e-6)
+    np.testing.assert_allclose(seen.depth, gained @ t / (1 - light), rtol=1e-5)
+    np.testing.assert_allclose(seen.median_depth, next(t[i] for i in range(24) if reached[i] >= (1 - light) / 2))
+    np.testing.assert_allclose(seen.weights, gained, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_weights_telescope(seed):
     random = np.random.default_rng(seed)
@@ -113,7 +143,7 @@ def test_the_last_interval_is_infinite_by_default():
 def test_nothing_seen_is_the_background_far_away():
     seen = composite(jnp.ones((4, 3)), jnp.zeros(4), jnp.arange(1.0, 5.0), far=5.0, background=jnp.full(3, 0.25))
     np.testing.assert_array_equal(seen.color, np.full(3, 0.25, np.float32))
-    assert (seen.opacity, seen.depth, seen.median_depth, seen.disparity) == (0, 4, 4, 0.25)
+    assert (seen.opacity, seen.depth, seen.median_depth) == (0, 4, 4)
     gradient = jax.grad(lambda density: composite(jnp.ones((4, 3)), density, jnp.arange(1.0, 5.0), far=5.0).depth)(
         jnp.zeros(4)
     )
@@ -124,7 +154,7 @@ def test_depth_of_an_opaque_wall():
     t = jnp.linspace(0.0, 9.0, 10)
     density = jnp.where(t >= 4, 1e4, 0.0)
     seen = composite(jnp.ones((10, 1)), density, t)
-    np.testing.assert_allclose([seen.depth, seen.median_depth, seen.disparity], [4, 4, 0.25], rtol=1e-6)
+    np.testing.assert_allclose([seen.depth, seen.median_depth], [4, 4], rtol=1e-6)
     # The median is where half of what is seen is passed, whatever little is seen.
     faint = composite(jnp.ones((3, 1)), jnp.array([0.02, 0.01, 0.005]), jnp.arange(3.0), far=3.0)
     assert faint.median_depth == 0

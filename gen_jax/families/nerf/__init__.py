@@ -18,26 +18,25 @@ Symbols:
 
 Differences from the paper:
   * A pixel's ray goes through its centre; the paper's code has it through the upper left corner.
-  * `Sampling.convention="code"` gives the code's samples at both ends, "paper" those of Eq. 2.
+  * `RaySampling.convention="code"` gives the code's samples at both ends, "paper" those of Eq. 2.
   * Weights begin as Flax has them (LeCun), the code's by Glorot's uniform distribution.
   * Transmittance is exp of a sum, not a product of (1 − α + 1e-10) as in the code.
 """
 
-from gen_jax.families.nerf.losses import photometric, psnr
+from gen_jax.families.nerf.losses import photometric
 from gen_jax.families.nerf.models import RadianceField
 from gen_jax.families.nerf.objectives import NeRF, init_params, objective
-from gen_jax.families.nerf.rendering import Sampling, render_ray
+from gen_jax.families.nerf.rendering import RaySampling, render_ray
 from gen_jax.families.nerf.views import View, render_pixels, render_view
 
 __all__ = [
     "NeRF",
     "RadianceField",
-    "Sampling",
+    "RaySampling",
     "View",
     "init_params",
     "objective",
     "photometric",
-    "psnr",
     "render_pixels",
     "render_ray",
     "render_view",

@@ -8,20 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.contracts import Array, Batch, Key, Params, Terms
-from gen_jax.families.nerf.losses import psnr
+from gen_jax.contracts import Array, Batch, Key, Params, Values
 from gen_jax.families.nerf.objectives import NeRF, background_color, target_color
 from gen_jax.families.nerf.views import render_pixels
 from gen_jax.ops.cameras import Camera
+from gen_jax.ops.image_quality import psnr
 
 
-def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF) -> Terms:
+def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF) -> Values:
     """How well held-out views are rendered, without noise.
 
     Args:
       params: of `objectives.init_params`.
       key: the root key; unused.
-      batch: of `data.rays.RayBatches.evaluation`.
+      batch: of views with R pixels each: `color` [B, R, 3 or 4] uint8, `pixel` [B, R, 2], `pose` [B, 3, 4],
+        `focal` [B, 2], `center` [B, 2] and `distortion` [B, 4], as `contracts.Batch` says.
       nerf: the model.
 
     Returns:
@@ -30,7 +31,7 @@ def view_values(params: Params, key: Key, batch: Batch, *, nerf: NeRF) -> Terms:
     """
     background = background_color(None, nerf=nerf)
 
-    def view(row: tuple[Camera, Array, Array, Array]) -> Terms:
+    def view(row: tuple[Camera, Array, Array, Array]) -> dict[str, Array]:
         camera, pose, pixels, colors = row
         targets = jax.vmap(lambda color: target_color(color, background))(colors)
         seen = render_pixels(params, camera, pose, pixels, nerf=nerf)

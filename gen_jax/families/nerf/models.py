@@ -27,7 +27,7 @@ class RadianceField(nn.Module):
       color_width: of the layer that sees the direction.
       position_frequencies: L of the place.
       direction_frequencies: L of the direction.
-      convention: of the encodings, as in `ops.encodings.positional_encoding`.
+      encoding: its convention, one of `ops.encodings.CONVENTIONS`.
       first_relu: whether the first layer has a ReLU.
       feature_relu: whether the feature vector has one.
     """
@@ -38,7 +38,7 @@ class RadianceField(nn.Module):
     color_width: int = 128
     position_frequencies: int = 10
     direction_frequencies: int = 4
-    convention: str = "code"
+    encoding: str = "code"
     first_relu: bool = True
     feature_relu: bool = False
 
@@ -75,7 +75,7 @@ class RadianceField(nn.Module):
         """γ of places or directions [..., 3]."""
 
         def one(point: Array) -> Array:
-            return positional_encoding(point, num_frequencies, convention=self.convention)
+            return positional_encoding(point, num_frequencies, convention=self.encoding)
 
         flat = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], flat.shape[-1])

@@ -12,7 +12,7 @@ from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
 from gen_jax.families.nerf.losses import photometric
 from gen_jax.families.nerf.models import RadianceField, ask_field
-from gen_jax.families.nerf.rendering import Field, Sampling, render_ray
+from gen_jax.families.nerf.rendering import Field, RaySampling, render_ray
 from gen_jax.ops import pixels
 from gen_jax.ops.cameras import Camera, ndc_ray, ray
 from gen_jax.ops.volume_rendering import Rendered
@@ -32,7 +32,7 @@ class NeRF(NamedTuple):
     """
 
     field: RadianceField
-    sampling: Sampling
+    sampling: RaySampling
     background: str = "white"
     size: tuple[int, int] | None = None
 
@@ -71,6 +71,9 @@ def see(
     params: Params, key: Key | None, camera: Camera, pose: Array, pixel: Array, background: Array, *, nerf: NeRF
 ) -> tuple[Rendered, Rendered | None]:
     """What one pixel of a camera sees.
+
+    See "NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis", Mildenhall et al., 2020
+    (arXiv:2003.08934), Sections 4 and 5.2, and Appendix C where there is a size.
 
     Args:
       params: of `init_params`.
@@ -111,6 +114,8 @@ def see(
 def target_color(color: Array, background: Array) -> Array:
     """A pixel as it looks before a background: α c + (1 − α) b where it has (straight) alpha.
 
+    See "Compositing Digital Images", Porter and Duff, 1984 (Computer Graphics 18), pages 253 to 259.
+
     Args:
       color: [3 or 4] uint8.
       background: [3].
@@ -134,7 +139,8 @@ def objective(
       params: of `init_params`.
       model_state: {}.
       key: of this step.
-      batch: of `data.rays.RayBatches.batch`.
+      batch: `color` [B, 3 or 4] uint8, `pixel` [B, 2], `pose` [B, 3, 4], `focal` [B, 2], `center` [B, 2],
+        `distortion` [B, 4] and `index` [B], as `contracts.Batch` says.
       nerf: the model.
 
     Returns:

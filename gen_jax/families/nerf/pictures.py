@@ -33,12 +33,12 @@ def compare(truths: Sequence[np.ndarray], views: Sequence[View], names: Sequence
     return Grid("Held-out view, rendered, three times the error, depth (near is light)", np.stack(rows), tuple(names))
 
 
-def flight(views: Sequence[View], title: str, fps: float = 12.0) -> Film:
+def flight(title: str, views: Sequence[View], fps: float = 12.0) -> Film:
     """What is seen along a path, as a film: colours, and depths beside them.
 
     Args:
-      views: one a frame.
       title: what a person sees in it.
+      views: one a frame.
       fps: frames a second.
 
     Returns:

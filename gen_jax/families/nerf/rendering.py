@@ -16,7 +16,7 @@ from gen_jax.ops.volume_rendering import Rendered, composite, importance_depths,
 Field = Callable[[Array, Array], tuple[Array, Array]]
 
 
-class Sampling(NamedTuple):
+class RaySampling(NamedTuple):
     """Where along a ray the field is asked, and how the answers are read.
 
     Attributes:
@@ -48,7 +48,7 @@ def render_ray(
     *,
     coarse: Field,
     fine: Field | None,
-    sampling: Sampling,
+    sampling: RaySampling,
     background: Array | None = None,
     view: Array | None = None,
 ) -> tuple[Rendered, Rendered | None]:

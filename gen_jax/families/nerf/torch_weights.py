@@ -15,9 +15,9 @@ import numpy as np
 
 from gen_jax.contracts import Params, UserError
 from gen_jax.families.nerf.models import RadianceField
+from gen_jax.nn.torch_names import without_prefix
 
 _NAMES = {"density": "alpha_linear", "feature": "feature_linear", "view": "views_linears.0", "color": "rgb_linear"}
-
 
 # The other names, as those of the table above.
 _OTHER = {"fc_alpha": "alpha_linear", "fc_feat": "feature_linear", "fc_rgb": "rgb_linear", "layer1": "pts_linears.0"}
@@ -36,7 +36,7 @@ def field_of(state: Mapping[str, np.ndarray]) -> RadianceField:
     Raises:
       UserError: where a name is missing, or an input has a size that no encoding with the input itself has.
     """
-    is_other = "layer1.weight" in _without_prefix(state)
+    is_other = "layer1.weight" in without_prefix(state)
     state = _common(state)
     depth = sum(re.fullmatch(r"pts_linears\.\d+\.weight", name) is not None for name in state)
     for name in ("pts_linears.0", *(f"pts_linears.{i}" for i in range(depth)), *_NAMES.values()):
@@ -97,7 +97,7 @@ def _frequencies(size: int) -> int:
 
 def _common(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The state by the first of the two sorts of names."""
-    state = _without_prefix(state)
+    state = without_prefix(state)
     if "layer1.weight" not in state:
         return state
     found = {}
@@ -106,11 +106,3 @@ def _common(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         number = re.fullmatch(r"layers_xyz\.(\d+)", layer)
         found[f"{f'pts_linears.{int(number[1]) + 1}' if number else _OTHER.get(layer, layer)}.{kind}"] = array
     return found
-
-
-def _without_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state without the "module." that a network spread over devices has before every name."""
-    prefix = "module."
-    if state and all(name.startswith(prefix) for name in state):
-        return {name.removeprefix(prefix): array for name, array in state.items()}
-    return dict(state)

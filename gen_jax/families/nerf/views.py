@@ -56,6 +56,9 @@ def rays_at_once(nerf: NeRF) -> int:
 def render_pixels(params: Params, camera: Camera, pose: Array, pixels: Array, *, nerf: NeRF) -> View:
     """What some pixels of a camera see, without noise, `rays_at_once` of them at a time.
 
+    See "NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis", Mildenhall et al., 2020
+    (arXiv:2003.08934), Sections 4 and 5.2.
+
     Args:
       params: of `objectives.init_params`.
       camera: the intrinsics.
@@ -81,7 +84,10 @@ def render_pixels(params: Params, camera: Camera, pose: Array, pixels: Array, *,
 
 
 def render_view(params: Params, camera: Camera, pose: Array, height: int, width: int, *, nerf: NeRF) -> View:
-    """A whole photograph.
+    """A whole photograph: `render_pixels` of the centres of its pixels.
+
+    See "NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis", Mildenhall et al., 2020
+    (arXiv:2003.08934), Sections 4 and 5.2.
 
     Args:
       params: of `objectives.init_params`.

@@ -14,12 +14,12 @@ from gen_jax.data.analytic_scene import analytic_scene
 from gen_jax.data.rays import ray_sources
 from gen_jax.families.nerf import evaluation, losses, models, objectives, surface, views
 from gen_jax.families.nerf.objectives import NeRF
-from gen_jax.families.nerf.rendering import Sampling
+from gen_jax.families.nerf.rendering import RaySampling
 from gen_jax.ops.cameras import Camera, ndc_ray, ray
 from gen_jax.ops.volume_rendering import over
 
 FIELD = models.RadianceField(depth=2, width=16, skip=0, color_width=8, position_frequencies=3, direction_frequencies=1)
-NERF = NeRF(FIELD, Sampling(2.0, 6.0, 8, 8), "white")
+NERF = NeRF(FIELD, RaySampling(2.0, 6.0, 8, 8), "white")
 
 
 @functools.cache
@@ -101,6 +101,18 @@ def test_an_empty_field_shows_the_background():
         np.testing.assert_array_equal(transparent, np.full(3, shown))
 
 
+def test_a_pixel_with_alpha_lies_over_the_background():
+    behind = np.array([0.1, 0.5, 0.9])
+    for color, seen in (
+        ([255, 51, 0, 102], [0.4 + 0.6 * 0.1, 0.4 * 0.2 + 0.6 * 0.5, 0.6 * 0.9]),
+        ([255, 51, 0, 255], [1.0, 0.2, 0.0]),
+        ([255, 51, 0], [1.0, 0.2, 0.0]),
+        ([255, 51, 0, 0], behind),
+    ):
+        found = objectives.target_color(jnp.array(color, jnp.uint8), jnp.asarray(behind, jnp.float32))
+        np.testing.assert_allclose(found, seen, atol=1e-6)
+
+
 def test_random_backgrounds_differ_by_ray_and_are_white_in_evaluation():
     nerf = NERF._replace(background="random")
     keys = rng.per_example(rng.root(0), np.arange(50))
@@ -144,7 +156,7 @@ def test_memory_does_not_grow_with_the_view():
     params, batch = init(NERF), sources()[0].batch(0)
 
     def temporary(size: int) -> int:
-        render = jax.jit(functools.partial(views.render_view, NERF, height=size, width=size))
+        render = jax.jit(functools.partial(views.render_view, height=size, width=size, nerf=NERF))
         program = render.lower(params, camera_of(batch, 0), batch["pose"][0]).compile()
         return program.memory_analysis().temp_size_in_bytes
 
@@ -155,7 +167,7 @@ def test_memory_does_not_grow_with_the_view():
 
 def test_normalised_device_coordinates_are_asked_where_they_should_be():
     """With the size of the image the field sees NDC places, and depths come out in the world's units."""
-    nerf = NERF._replace(size=(16, 12), sampling=Sampling(0.0, 1.0, 8, 0))
+    nerf = NERF._replace(size=(16, 12), sampling=RaySampling(0.0, 1.0, 8, 0))
     camera = Camera(jnp.array([14.0, 14.0]), jnp.array([8.0, 6.0]), jnp.zeros(4))
     pose, pixel = jnp.eye(3, 4), jnp.array([3.0, 4.0])
     params = init(nerf)
@@ -191,6 +203,6 @@ def test_the_mesh_of_a_field_is_where_its_density_passes_the_level():
 
 @pytest.mark.parametrize("fine", [0, 8])
 def test_there_are_as_many_fields_as_levels(fine):
-    nerf = NERF._replace(sampling=Sampling(2.0, 6.0, 8, fine))
+    nerf = NERF._replace(sampling=RaySampling(2.0, 6.0, 8, fine))
     params = objectives.init_params(rng.root(0), nerf=nerf)
     assert params.keys() == ({"coarse", "fine"} if fine else {"coarse"})

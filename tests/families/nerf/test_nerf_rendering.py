@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from experiments.benchmarks import torch_nerf
 from gen_jax import rng
-from gen_jax.families.nerf import models, objectives, torch_weights
-from gen_jax.families.nerf.rendering import Sampling, render_ray
+from gen_jax.families.nerf import models, objectives, torch_weights, views
+from gen_jax.families.nerf.rendering import RaySampling, render_ray
 from gen_jax.ops.cameras import Camera, ray
 from gen_jax.ops.volume_rendering import stratified_depths
 
@@ -26,23 +27,27 @@ def constant(density: float, color: float = 0.0):
     return lambda position, view: (jnp.full_like(position, color), jnp.full(len(position), density))
 
 
-def test_both_levels_are_those_of_the_pipeline_in_pytorch():
-    """Random weights, many rays; the fine samples, their number and their place all count."""
+def pair_of_fields():
+    """Two networks in PyTorch, the field that they are of, and their parameters in ours."""
     torch.manual_seed(3)
     nets = [torch_nerf.NeRF(depth=3, width=32, skip=1) for _ in range(2)]
     for net in nets:
         torch.nn.init.normal_(net.alpha_linear.weight, std=0.2)  # Dense here and empty there, opaque nowhere at once.
     states = [{name: value.detach().numpy() for name, value in net.state_dict().items()} for net in nets]
-    field = torch_weights.field_of(states[0])
-    coarse, fine = (
-        functools.partial(models.ask_field, torch_weights.field_params(state), field=field) for state in states
-    )
+    params = [torch_weights.field_params(state) for state in states]
+    return tuple(nets), torch_weights.field_of(states[0]), dict(zip(("coarse", "fine"), params, strict=True))
+
+
+def test_both_levels_are_those_of_the_pipeline_in_pytorch():
+    """Random weights, many rays; the fine samples, their number and their place all count."""
+    nets, field, params = pair_of_fields()
+    coarse, fine = (functools.partial(models.ask_field, one, field=field) for one in params.values())
     random = np.random.default_rng(0)
     origin = random.normal([0, 0, 4], 0.3, (64, 3)).astype(np.float32)
     direction = random.normal([0, 0, -1], 0.2, (64, 3)).astype(np.float32)
     with torch.no_grad():
-        expected = torch_nerf.render(tuple(nets), *map(torch.from_numpy, (origin, direction)), 16, 24, noise=False)
-    see = functools.partial(render_ray, None, coarse=coarse, fine=fine, sampling=Sampling(2.0, 6.0, 16, 24))
+        expected = torch_nerf.render(nets, *map(torch.from_numpy, (origin, direction)), 16, 24, noise=False)
+    see = functools.partial(render_ray, None, coarse=coarse, fine=fine, sampling=RaySampling(2.0, 6.0, 16, 24))
     found = jax.jit(jax.vmap(lambda o, d: see(o, d, background=jnp.ones(3))))(origin, direction)
     for level, truth in zip(found, expected, strict=True):
         assert level.color.shape == (64, 3) and truth.std() > 0.05
@@ -50,9 +55,39 @@ def test_both_levels_are_those_of_the_pipeline_in_pytorch():
     assert found[1].weights.shape == (64, 40)
 
 
+def test_a_view_is_that_of_the_pipeline_in_pytorch_from_rays_by_hand():
+    """A camera turned and moved, its pixels not square and its axis off the middle, over white."""
+    nets, field, params = pair_of_fields()
+    nerf = objectives.NeRF(field, RaySampling(2.0, 6.0, 16, 24))
+    turn = Rotation.from_euler("xyz", [0.1, -0.2, 0.3]).as_matrix()
+    pose = np.concatenate([turn, [[0.3], [-0.2], [4.0]]], axis=1).astype(np.float32)
+    camera = Camera(jnp.array([12.0, 10.0]), jnp.array([3.1, 2.4]), jnp.zeros(4))
+    x, y = np.arange(7) + 0.5, np.arange(5) + 0.5
+    direction = np.array([[turn @ [(i - 3.1) / 12, -(j - 2.4) / 10, -1] for i in x] for j in y], np.float32)
+    with torch.no_grad():
+        rays = torch.from_numpy(np.tile(pose[:, 3], (35, 1))), torch.from_numpy(direction.reshape(-1, 3))
+        coarse, fine = (part.numpy().reshape(5, 7, 3) for part in torch_nerf.render(nets, *rays, 16, 24, noise=False))
+    assert min(coarse.std(), fine.std(), np.abs(coarse - fine).max()) > 0.05
+
+    view = views.render_view(params, camera, jnp.asarray(pose), 5, 7, nerf=nerf)
+    np.testing.assert_allclose(view.color, fine, atol=2e-4)
+    np.testing.assert_allclose(view.coarse_color, coarse, atol=2e-4)
+    some = jnp.array([[6.5, 0.5], [2.5, 4.5]])
+    pixels = views.render_pixels(params, camera, jnp.asarray(pose), some, nerf=nerf)
+    np.testing.assert_allclose(pixels.color, [fine[0, 6], fine[4, 2]], atol=2e-4)
+    for i, (row, column) in enumerate([(0, 6), (4, 2)]):
+        first, second = objectives.see(params, None, camera, jnp.asarray(pose), some[i], jnp.ones(3), nerf=nerf)
+        assert second is not None
+        np.testing.assert_allclose(first.color, coarse[row, column], atol=2e-4)
+        np.testing.assert_allclose(second.color, fine[row, column], atol=2e-4)
+        for seen in (view.depth[row, column], pixels.depth[i]):
+            np.testing.assert_allclose(seen, second.median_depth, rtol=1e-4)
+        np.testing.assert_allclose(view.opacity[row, column], second.opacity, atol=2e-4)
+
+
 def test_the_noise_of_densities_has_its_size():
     """The mean thickness of an empty field whose densities are max(noise, 0): s / √(2π) a unit of length."""
-    sampling = Sampling(2.0, 6.0, 50, 0, density_noise=0.1, bounded=True)
+    sampling = RaySampling(2.0, 6.0, 50, 0, density_noise=0.1, bounded=True)
     see = functools.partial(render_ray, coarse=constant(0.0), fine=None, sampling=sampling)
     keys = rng.per_example(rng.root(0), np.arange(400))
     opacity = np.asarray(jax.vmap(lambda key: see(key, ORIGIN, DIRECTION)[0].opacity)(keys), np.float64)
@@ -64,7 +99,7 @@ def test_the_noise_of_densities_has_its_size():
 
 
 def test_a_bounded_ray_ends_at_the_far_depth():
-    sampling = Sampling(2.0, 6.0, 10, 0, bounded=True)
+    sampling = RaySampling(2.0, 6.0, 10, 0, bounded=True)
     see = functools.partial(render_ray, None, ORIGIN, DIRECTION, coarse=constant(0.05), fine=None)
     ends = see(sampling=sampling)[0]
     np.testing.assert_allclose(ends.opacity, 1 - np.exp(-0.05 * (6.0 - 2.2) * NORM), rtol=1e-5)
@@ -77,7 +112,7 @@ def test_fields_are_told_the_direction_of_view_of_length_one():
     def field(position, view):
         return jnp.broadcast_to(view[None], position.shape), jnp.full(len(position), 1e3)
 
-    sampling = Sampling(2.0, 6.0, 4, 0)
+    sampling = RaySampling(2.0, 6.0, 4, 0)
     see = functools.partial(render_ray, None, ORIGIN, DIRECTION, coarse=field, fine=None, sampling=sampling)
     np.testing.assert_allclose(see()[0].color, jax.nn.sigmoid(DIRECTION / NORM), rtol=1e-5)
     other = jnp.array([3.0, 0.0, 4.0])
@@ -93,7 +128,7 @@ def test_in_device_coordinates_fields_are_told_the_direction_in_the_world():
             return jnp.zeros((*place.shape[:-1], 3)), jnp.ones(place.shape[:-1])
 
     field = Recorder(position_frequencies=0, direction_frequencies=0)
-    nerf = objectives.NeRF(field, Sampling(0.0, 1.0, 4, 0), size=(16, 12))
+    nerf = objectives.NeRF(field, RaySampling(0.0, 1.0, 4, 0), size=(16, 12))
     camera = Camera(jnp.array([14.0, 14.0]), jnp.array([8.0, 6.0]), jnp.zeros(4))
     params = {"coarse": {"w": jnp.zeros(1)}}
     objectives.see(params, None, camera, jnp.eye(3, 4), jnp.array([1.0, 6.0]), jnp.ones(3), nerf=nerf)
@@ -133,7 +168,7 @@ def test_places_are_encoded_in_all_their_digits(dtype):
 
 def test_geometry_and_quadrature_are_multiplied_in_all_digits():
     """Accelerators multiply in fewer by default: 0.3 to 2 pixels off."""
-    see = functools.partial(render_ray, None, coarse=constant(0.1), fine=None, sampling=Sampling(2.0, 6.0, 8, 0))
+    see = functools.partial(render_ray, None, coarse=constant(0.1), fine=None, sampling=RaySampling(2.0, 6.0, 8, 0))
 
     def look(camera, pose, pixel):
         return see(*ray(camera, pose, pixel))[0].color

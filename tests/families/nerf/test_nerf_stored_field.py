@@ -18,7 +18,7 @@ from gen_jax.data import Reading, load_scene
 from gen_jax.eval.image_quality import psnr
 from gen_jax.families.nerf import objectives, torch_weights, views
 from gen_jax.families.nerf.models import ask_field
-from gen_jax.families.nerf.rendering import Sampling, render_ray
+from gen_jax.families.nerf.rendering import RaySampling, render_ray
 from gen_jax.ops import cameras
 from gen_jax.ops.volume_rendering import over
 
@@ -75,7 +75,7 @@ def test_renders(scene):
     def render(pose):
         def one(pixel):
             origin, direction = cameras.ray(camera, pose, pixel)
-            sampling = Sampling(near=2.0, far=6.0, num_coarse=64, num_fine=64, convention="code")
+            sampling = RaySampling(near=2.0, far=6.0, num_coarse=64, num_fine=64, convention="code")
             seen = render_ray(
                 None, origin, direction, coarse=coarse, fine=fine, sampling=sampling, background=jnp.ones(3)
             )
@@ -99,7 +99,7 @@ SCENES = STORED.parent
 def likeness(scene, views_at, offset):
     """The decibels of views of the real lego, at 100x100, with rays so far from the pixels' centres."""
     file, test = stored("lego"), scene.test
-    nerf = objectives.NeRF(field_of(file, "coarse")[0], Sampling(2.0, 6.0, 64, 64, convention="code"))
+    nerf = objectives.NeRF(field_of(file, "coarse")[0], RaySampling(2.0, 6.0, 64, 64, convention="code"))
     params = {level: field_of(file, level)[1] for level in ("coarse", "fine")}
     pixels = jnp.asarray(cameras.pixel_centers(100, 100).reshape(-1, 2) + offset)
     render = jax.jit(functools.partial(views.render_pixels, params, pixels=pixels, nerf=nerf))
