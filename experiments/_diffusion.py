@@ -174,6 +174,10 @@ def make_sampler(
 
     Returns:
       The sampler, of as many steps as the config asks for.
+
+    Raises:
+      UserError: as `kept_steps`.
+      ValueError: where the sampler has no place for the guide.
     """
     s, whole = config.sampler, diffusion.process
     few = family.space(whole, kept_steps(config, whole))

@@ -155,7 +155,7 @@ def compiled_draw(
         draw,
         sample=sample,
         chain=jax.jit(functools.partial(chain_of, shape=shape, guided=guided, **model)),
-        terms=jax.jit(functools.partial(evaluation.terms_at, diffusion=diffusion, steps=steps)),
+        terms=jax.jit(functools.partial(evaluation.image_terms, diffusion=diffusion, steps=steps)),
         fill=jax.jit(functools.partial(fill_in, **model)),
         scaled=jax.jit(functools.partial(by_scale, shape=shape, **model), static_argnames="scale"),
         test_source=test_source,

@@ -219,6 +219,9 @@ def guided_by_itself(
 
     Returns:
       `(x_t [B, ...], time [B]) -> output`.
+
+    Raises:
+      ValueError: where the convention is another one.
     """
 
     def labelled(x: Array, time: Array, label: Array) -> Array:

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Grid, Key, Picture, Scatter, Source, UserError
+from gen_jax.contracts import Experiment, Grid, Key, Picture, Scatter, Source
 from gen_jax.eval import bootstrap
 from gen_jax.eval import pca as pca_lib
 from gen_jax.families.classifier import evaluation, objectives, pictures, sampling
@@ -129,10 +129,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
       UserError: where the config or the data cannot be used.
     """
     validate(config)
-    train_source, test_source = _images.sources_of(config, sources)
-    if sources is None:
-        for source in (train_source, test_source):
-            check_labels(config, source)
+    train_source, test_source = _images.labelled_sources_of(config, sources)
     model = build_model(config)
     options = step_options(config, train_source.num_examples)
     image_shape = train_source.example_shape
@@ -161,27 +158,6 @@ def build_model(config: ConfigDict) -> SmallClassifier:
     """The classifier of a config."""
     m = config.model
     return SmallClassifier(m.num_classes, tuple(m.channels), m.num_features, m.dropout)
-
-
-def check_labels(config: ConfigDict, source: Source) -> None:
-    """Refuses data without labels, or with more classes than the model has.
-
-    Args:
-      config: the resolved config.
-      source: of the images.
-
-    Raises:
-      UserError: naming the label and what to set.
-    """
-    labels = np.concatenate([batch["label"][batch["mask"] > 0] for batch in source.whole().evaluation()])
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0:
-        raise UserError(f"{source.origin} has no labels to learn; choose another config.data.name.")
-    if high >= config.model.num_classes:
-        raise UserError(
-            f"{source.origin} has the label {high} and config.model.num_classes={config.model.num_classes}; set it to "
-            f"{high + 1} or more."
-        )
 
 
 def assess(state: TrainState, *, model: SmallClassifier, test_source: Source) -> dict[str, float]:

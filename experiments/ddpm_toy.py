@@ -170,7 +170,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         ),
         train_step=make_train_step(objective, whole_batch=True, **options),
         eval_step=make_eval_step(functools.partial(evaluation.point_values, **known)),
-        likelihood_step=make_eval_step(functools.partial(evaluation.point_likelihood, **likelihood, **known)),
+        likelihood_step=make_eval_step(functools.partial(evaluation.point_likelihood_values, **likelihood, **known)),
         report=evaluation.point_report,
         assess=functools.partial(_points.assess, sample=compiled, config=config),
         sample=drawn,

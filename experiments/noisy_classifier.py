@@ -27,10 +27,8 @@ from ml_collections import ConfigDict
 from experiments import _diffusion, _guidance, _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Array, Curves, Experiment, Grid, Key, Params, Picture, Source, Terms
-from gen_jax.families import diffusion as family
+from gen_jax.contracts import Array, Curves, Experiment, Grid, Key, Picture, Source, Terms
 from gen_jax.families.diffusion import classifier
-from gen_jax.families.diffusion.classifier import NoisyClassifier
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
 from gen_jax.train.step import make_eval_step, make_train_step
@@ -165,7 +163,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     evaluated = functools.partial(
         classifier.classifier_values, model=model, process=process, steps=tuple(steps.tolist())
     )
-    climbed = functools.partial(climb, model=model, process=process, shape=shape)
+    climbed = functools.partial(classifier.class_images, model=model, process=process, shape=shape)
 
     def sample(state: TrainState, keys: Key) -> Array:
         label = jax.vmap(lambda key: jax.random.randint(rng.stream(key, "label"), (), 0, model.num_classes))(keys)
@@ -179,7 +177,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
             functools.partial(classifier.classifier_objective, model=model, process=process), **options
         ),
         eval_step=make_eval_step(evaluated),
-        report=functools.partial(report, steps=steps),
+        report=functools.partial(classifier.classifier_report, steps=steps),
         sample=sample,
         pictures=functools.partial(
             draw,
@@ -192,58 +190,6 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         headline=("accuracy_percent", "accuracy_percent_clean", "cross_entropy_nats"),
         steps_per_call=config.train.steps_per_call,
     )
-
-
-def report(means: dict[str, np.ndarray], *, steps: np.ndarray) -> dict[str, float]:
-    """The numbers people read.
-
-    Args:
-      means: over the test set, as `classifier.classifier_values` names them.
-      steps: [S] of the process at which images were classified, rising from 0.
-
-    Returns:
-      `accuracy_percent` and `cross_entropy_nats` over all steps, `accuracy_percent_clean` at the first, and
-      `accuracy_percent_t` for each step t.
-    """
-    by_step = {f"accuracy_percent_{t}": 100 * float(a) for t, a in zip(steps, means["correct_by_step"], strict=True)}
-    return {
-        "accuracy_percent": 100 * float(means["correct"]),
-        "accuracy_percent_clean": by_step[f"accuracy_percent_{steps[0]}"],
-        "cross_entropy_nats": float(means["cross_entropy"]),
-    } | by_step
-
-
-def climb(
-    params: Params, keys: Key, label: Array, *, model: NoisyClassifier, process: family.Process, shape: tuple[int, ...]
-) -> Array:
-    """What the classifier alone makes of noise: diffusion of data that are N(0, ¼ I), guided strongly.
-
-    The network is the best one for such data, so that everything that is not noise in these images comes from the
-    classifier's gradient. They show what it looks for, and are no samples of the data's distribution.
-
-    Args:
-      params: of the classifier.
-      keys: [n].
-      label: [n] int, what is asked for.
-      model: the classifier.
-      process: the one that it was trained on.
-      shape: (H, W, C) of an image.
-
-    Returns:
-      [n, H, W, C] in [0, 1]; image i depends on key i and label i alone.
-    """
-    level = family.in_continuous_time(process).log_snr
-
-    def predict(x: Array, time: Array) -> Array:
-        signal, noise = family.signal_and_noise(level(time.astype(x.dtype)))
-        return (noise / (0.25 * signal**2 + noise**2))[:, None, None, None] * x
-
-    def log_prob(x: Array, time: Array) -> Array:
-        return classifier.log_prob(params, x, time, label, model=model)
-
-    few = family.space(process, family.spaced_steps(process, min(50, process.num_steps), "even"))
-    sampler = family.ddim(few, predict, guide=family.shift_epsilon(log_prob, 30.0))
-    return family.sample(sampler, keys, shape, finish=family.to_unit)
 
 
 def draw(
@@ -259,7 +205,7 @@ def draw(
 
     Args:
       state: of the run.
-      compiled: `climb` of `(params, keys, label)`.
+      compiled: `classifier.class_images` of `(params, keys, label)`.
       values: of `(params, key, batch)`, as `classifier.classifier_values`.
       test_source: of the test images.
       steps: [S] at which they are classified.

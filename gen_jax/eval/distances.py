@@ -10,7 +10,6 @@ from gen_jax.contracts import UserError
 from gen_jax.eval import bootstrap, vectors
 
 CHUNK = 1024  # Features centred at a time.
-MIN_EXAMPLES = 10_000  # Below which a Fréchet distance says as much of their number as of the samples.
 GROUPS = 64  # Of examples, by which a kernel distance is halved.
 NEGATIVE = 1e-10  # Of the largest eigenvalue; a covariance's own rounding leaves none more negative than that.
 
@@ -26,25 +25,6 @@ class Moments:
 
     mean: np.ndarray
     covariance: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class FrechetDistance:
-    """The Fréchet distance of two sets of features.
-
-    Attributes:
-      value: ≥ 0. With features of the Inception network it is what the papers call FID; with others it is not to be
-        compared with theirs.
-      num_real: how many real examples there are.
-      num_fake: how many samples.
-      too_few: whether either is below 10,000. The value then is too large by an amount that depends on their number:
-        compare it with none of another number, and show this beside it.
-    """
-
-    value: float
-    num_real: int
-    num_fake: int
-    too_few: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +119,12 @@ def _symmetric_root(covariance: np.ndarray) -> np.ndarray:
     return (basis * roots) @ basis.T
 
 
-def frechet_distance_of_features(real: np.ndarray, fake: np.ndarray) -> FrechetDistance:
+def frechet_distance_of_features(real: np.ndarray, fake: np.ndarray) -> float:
     """The Fréchet distance of the Gaussians fitted to the features of data and of samples.
+
+    With features of the Inception network it is what the papers call FID; with others it is not to be compared with
+    theirs. Of fewer examples it is larger, by an amount that depends on their number: below 10,000 of either compare it
+    with none of another number, and say how many there are beside it.
 
     See "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel et al., 2017
     (arXiv:1706.08500), Eq. 6.
@@ -150,15 +134,14 @@ def frechet_distance_of_features(real: np.ndarray, fake: np.ndarray) -> FrechetD
       fake: [M, d] those of samples, finite, M ≥ 2.
 
     Returns:
-      The distance, and whether the examples are too few for it.
+      The distance ≥ 0.
 
     Raises:
       UserError: the features are not as above.
     """
     real, fake = vectors.checked_pair("real features", real, "generated features", fake, least=2)
     one, other = gaussian_moments(real), gaussian_moments(fake)
-    value = frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
-    return FrechetDistance(value, len(real), len(fake), min(len(real), len(fake)) < MIN_EXAMPLES)
+    return frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
 
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:

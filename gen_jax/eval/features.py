@@ -38,6 +38,7 @@ EMBEDDED_FILE = pathlib.Path(__file__).parent / "embedded" / EMBEDDED / "weights
 EMBEDDED_SHAPE = (28, 28, 1)
 BATCH_SIZE = 250  # Images that the classifier sees at a time.
 INCEPTION_BATCH_SIZE = 50
+MIN_EXAMPLES = 10_000  # Below which a Fréchet distance says as much of their number as of the samples.
 NUM_RESAMPLES = 50  # Halves of an interval,
 FEW_RESAMPLES = 10  # and of that of a Fréchet distance of more numbers than
 MANY_FEATURES = 512  # these.
@@ -87,7 +88,14 @@ def load(path: str, image_shape: ImageShape) -> FeatureExtractor | None:
 
 
 def embedded_classifier() -> FeatureExtractor:
-    """The classifier of `fashion_mnist_10k` that comes with the package, for grey images of 28x28."""
+    """The classifier of `fashion_mnist_10k` that comes with the package, for grey images of 28x28.
+
+    Returns:
+      The extractor.
+
+    Raises:
+      UserError: its file cannot be read.
+    """
     params, model = read_classifier(EMBEDDED_FILE)
     return classifier_features(EMBEDDED, params, model=model, image_shape=EMBEDDED_SHAPE)
 
@@ -149,7 +157,7 @@ def classifier_features(
       image_shape: (H, W, C) of the images that it takes.
 
     Returns:
-      The extractor.
+      The extractor, which refuses other images with a `UserError`.
     """
     expected = tuple(image_shape)
 
@@ -356,15 +364,16 @@ def judge_features(
     if min(len(real), len(fake)) < 20:
         raise UserError(
             f"There are {len(real)} real examples and {len(fake)} samples to compare; give at least 20 of each, and"
-            f" {distances.MIN_EXAMPLES} for a Fréchet distance that means something."
+            f" {MIN_EXAMPLES} for a Fréchet distance that means something."
         )
     halves = NUM_RESAMPLES if num_resamples is None else num_resamples
     options: dict[str, Any] = {"seed": seed, "num_resamples": halves, "level": level}
     real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     slow = num_resamples is None and real.shape[-1] > MANY_FEATURES
     of_frechet = options | {"num_resamples": FEW_RESAMPLES} if slow else options
+    frechet = bootstrap.half_sample_interval(distances.frechet_distance_of_features, real, fake, **of_frechet)
     found = {
-        "frechet_distance": _frechet_interval(real, fake, **of_frechet),
+        "frechet_distance": bootstrap.from_zero(frechet),
         "kernel_distance": distances.kernel_distance_interval(real, fake, **options),
     }
     if fake_probs is not None:
@@ -372,7 +381,7 @@ def judge_features(
     random = np.random.default_rng(seed)
     some = [x[random.permutation(len(x))[:max_neighbour_examples]] for x in (real, fake)]
     found |= coverage.neighbour_intervals(*some, **options)
-    few = min(len(real), len(fake)) < distances.MIN_EXAMPLES
+    few = min(len(real), len(fake)) < MIN_EXAMPLES
     counts = {
         "num_real": len(real),
         "num_fake": len(fake),
@@ -380,15 +389,6 @@ def judge_features(
         "too_few_examples": few,
     }
     return _named(name, found) | {f"{fact}_{name}": float(count) for fact, count in counts.items()}
-
-
-def _frechet_interval(real: np.ndarray, fake: np.ndarray, **options: Any) -> bootstrap.Interval:
-    """The Fréchet distance of features, with an interval that does not go below 0."""
-
-    def frechet(one: np.ndarray, other: np.ndarray) -> float:
-        return distances.frechet_distance_of_features(one, other).value
-
-    return bootstrap.from_zero(bootstrap.half_sample_interval(frechet, real, fake, **options))
 
 
 def _score_interval(probs: np.ndarray, *, seed: int, **options: Any) -> bootstrap.Interval:

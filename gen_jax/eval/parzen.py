@@ -18,19 +18,16 @@ class ParzenLikelihood:
 
     Attributes:
       log_likelihood: in nats an example, the mean over the test set.
-      standard_error: of that mean, over the test set alone: other samples would move it too.
-      low: the lower end of the bootstrap interval of 95 % of that mean, over the test set alone.
+      low: the lower end of the bootstrap interval of 95 % of that mean, over the test set alone: other samples would
+        move it too.
       high: its upper end.
       sigma: the width, as chosen.
-      at_edge: whether that is the first or last width of several, so that one outside the grid may be better still.
     """
 
     log_likelihood: float
-    standard_error: float
     low: float
     high: float
     sigma: float
-    at_edge: bool
 
 
 def log_density(samples: np.ndarray, points: np.ndarray, sigma: float) -> np.ndarray:
@@ -84,10 +81,8 @@ def parzen_log_likelihood(
     means = _log_densities(samples, "validation examples", validation, widths).mean(axis=1)
     sigma = float(widths[int(means.argmax())])
     found = _log_densities(samples, "test examples", test, (sigma,))[0]
-    error = found.std(ddof=1) / math.sqrt(len(found))
     interval = bootstrap.interval(np.mean, found, seed=seed)
-    at_edge = len(widths) > 1 and sigma in (widths[0], widths[-1])
-    return ParzenLikelihood(interval.value, float(error), interval.low, interval.high, sigma, at_edge)
+    return ParzenLikelihood(interval.value, interval.low, interval.high, sigma)
 
 
 def _log_densities(samples: np.ndarray, name: str, points: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:

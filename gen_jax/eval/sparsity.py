@@ -16,19 +16,15 @@ class CodeSparsity:
 
     Attributes:
       active_per_example: how many units are active, on average over examples, in [0, d].
-      active_fraction: that by d, in [0, 1].
       dead_units: how many units are active for no example of the set.
       hoyer: Hoyer's sparseness, on average over the examples that have a unit other than 0, in [0, 1]: 1 where one unit
         is at work and 0 where all are equally; NaN where d = 1 or no example has one, for which it is not defined.
-      silent_examples: how many examples have no unit other than 0 and are left out of `hoyer`.
       mean_activation: [d] float64, of z over examples; the ρ̂ that a KL sparsity penalty holds near its target.
     """
 
     active_per_example: float
-    active_fraction: float
     dead_units: int
     hoyer: float
-    silent_examples: int
     mean_activation: np.ndarray
 
 
@@ -60,14 +56,11 @@ def code_sparsity(codes: np.ndarray, threshold: float = 0.0) -> CodeSparsity:
     if not threshold >= 0:
         raise UserError(f"No magnitude is below 0, so threshold={threshold} says nothing; give one of 0 or more.")
     active = np.abs(codes) > threshold
-    per_example = float(np.mean(np.sum(active, axis=1)))
     loud = codes[codes.any(axis=1)]
     return CodeSparsity(
-        active_per_example=per_example,
-        active_fraction=per_example / codes.shape[1],
+        active_per_example=float(np.mean(np.sum(active, axis=1))),
         dead_units=int(np.sum(~active.any(axis=0))),
         hoyer=float(np.mean(_hoyer(loud))) if loud.size and codes.shape[1] > 1 else math.nan,
-        silent_examples=len(codes) - len(loud),
         mean_activation=codes.mean(axis=0),
     )
 

@@ -9,14 +9,14 @@ import pytest
 from scipy import ndimage
 
 from gen_jax.eval.image_quality import psnr, ssim
-from gen_jax.families.nerf import losses
+from gen_jax.ops.image_quality import psnr as psnr_of_error
 
 
 @pytest.mark.parametrize(("error", "decibels"), [(0.01, 20), (0.001, 30), (1e-4, 40)])
 def test_psnr_of_known_errors(error, decibels):
     truth = np.random.default_rng(0).random((5, 7, 3))
     np.testing.assert_allclose(psnr(truth + np.sqrt(error), truth), decibels, rtol=1e-9)
-    np.testing.assert_allclose(losses.psnr(np.float32(error)), decibels, rtol=1e-6)
+    np.testing.assert_allclose(psnr_of_error(np.float32(error)), decibels, rtol=1e-6)
     assert psnr(truth, truth) == np.inf
 
 

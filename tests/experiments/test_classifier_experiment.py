@@ -1,7 +1,6 @@
 """The classifier's experiment: its config, the data it refuses, and its interval."""
 
 import pathlib
-import types
 
 import jax
 import numpy as np
@@ -13,22 +12,6 @@ from gen_jax import rng
 from gen_jax.contracts import UserError
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.parallel import Layout
-
-
-def source_of(labels: list[int]):
-    batch = {"label": np.array([*labels, -5]), "mask": np.array([1.0] * len(labels) + [0.0])}
-    source = types.SimpleNamespace(evaluation=lambda: iter([batch]), origin="here")
-    source.whole = lambda: source
-    return source
-
-
-@pytest.mark.parametrize(("labels", "sentence"), [([0, 3, -1], "here has no labels"), ([0, 10], "the label 10 .* 11")])
-def test_data_that_cannot_be_classified_are_refused(labels: list[int], sentence: str):
-    """Images without labels, or of more classes than the model has, are refused; padding is not looked at."""
-    config = classifier.get_config("tiny")
-    with pytest.raises(UserError, match=sentence):
-        classifier.check_labels(config, source_of(labels))
-    classifier.check_labels(config, source_of([0, 9]))
 
 
 @pytest.mark.parametrize("preset", ["default", "full", "mnist", "tiny"])
@@ -74,11 +57,20 @@ def config_of(folder: pathlib.Path):
     return config
 
 
-@pytest.mark.parametrize(("labels", "sentence"), [([3, 17], "the label 17 .* 18"), ([17, -1], "no labels")])
-def test_the_training_labels_are_looked_at_too(tmp_path, labels: list[int], sentence: str):
-    """A training label that the model has no class for is refused before anything is trained."""
+@pytest.mark.parametrize(
+    ("labels", "classes", "sentence"),
+    [
+        ([3, 17], 10, "num_classes=10 .* go from 0 to 17"),
+        ([17, -1], 18, "num_classes=18 .* from -1 to 17"),
+        ([3, 9], 12, "num_classes=12 .* from 0 to 9"),
+    ],
+)
+def test_data_that_cannot_be_classified_are_refused(tmp_path, labels: list[int], classes: int, sentence: str):
+    """Images without labels, or of other classes than the model has, are refused before anything is trained."""
+    config = config_of(write_set(tmp_path / "data", labels))
+    config.model.num_classes = classes
     with pytest.raises(UserError, match=sentence):
-        classifier.build(config_of(write_set(tmp_path / "data", labels)))
+        classifier.build(config)
     classifier.build(config_of(write_set(tmp_path / "other", [3, 9])))
 
 

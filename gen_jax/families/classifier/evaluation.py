@@ -6,7 +6,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import Batch, Key, Params, Source, Terms
@@ -14,6 +13,7 @@ from gen_jax.families.classifier import losses
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.nn.small_classifier import SmallClassifier
 from gen_jax.ops import pixels
+from gen_jax.ops.distributions import is_most_probable
 
 
 def class_values(params: Params, key: Key, batch: Batch, *, model: SmallClassifier) -> Terms:
@@ -29,8 +29,10 @@ def class_values(params: Params, key: Key, batch: Batch, *, model: SmallClassifi
       `correct`, 0 or 1, and `cross_entropy` in nats, each [B].
     """
     _, logits = apply_in_param_dtype(model, params, pixels.unit_levels(batch["image"]), method="classify")
-    correct = (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32)
-    return {"correct": correct, "cross_entropy": jax.vmap(losses.cross_entropy)(logits, batch["label"])}
+    return {
+        "correct": jax.vmap(is_most_probable)(logits, batch["label"]),
+        "cross_entropy": jax.vmap(losses.cross_entropy)(logits, batch["label"]),
+    }
 
 
 def report(means: dict[str, np.ndarray]) -> dict[str, float]:

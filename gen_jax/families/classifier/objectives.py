@@ -11,6 +11,7 @@ from gen_jax.families.classifier.losses import cross_entropy
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.nn.small_classifier import SmallClassifier
 from gen_jax.ops import pixels
+from gen_jax.ops.distributions import is_most_probable
 
 
 def objective(
@@ -33,11 +34,11 @@ def objective(
       model: the classifier.
 
     Returns:
-      The loss [] in nats, and the state with `accuracy`, the fraction of the batch classified correctly.
+      The loss [] in nats, and (model_state, terms): {}, and `accuracy`, the fraction of the batch classified correctly.
     """
     keys = rng.per_example(rng.stream(key, "dropout"), batch["index"])
     x = pixels.unit_levels(batch["image"])
     _, logits = apply_in_param_dtype(model, params, x, keys, method="classify")
     loss = jnp.mean(jax.vmap(cross_entropy)(logits, batch["label"]))
-    accuracy = jnp.mean((jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32))
+    accuracy = jnp.mean(jax.vmap(is_most_probable)(logits, batch["label"]))
     return loss, (model_state, {"accuracy": accuracy})

@@ -11,9 +11,7 @@ from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.nn.small_classifier import SmallClassifier
 
 
-def random_class_images(
-    params: Params, keys: Key, *, model: SmallClassifier, image_shape: tuple[int, ...], weight: float = 0.003
-) -> Array:
+def random_class_images(params: Params, keys: Key, *, model: SmallClassifier, image_shape: tuple[int, ...]) -> Array:
     """`class_images` of a class that each key draws.
 
     Args:
@@ -21,13 +19,12 @@ def random_class_images(
       keys: [n].
       model: the classifier.
       image_shape: (H, W, C).
-      weight: as in `class_images`.
 
     Returns:
       [n, H, W, C] in [0, 1]; image i depends on key i alone.
     """
     labels = jax.vmap(lambda key: jax.random.randint(rng.stream(key, "class"), (), 0, model.num_classes))(keys)
-    return class_images(params, keys, labels, model=model, image_shape=image_shape, weight=weight)
+    return class_images(params, keys, labels, model=model, image_shape=image_shape)
 
 
 def class_images(

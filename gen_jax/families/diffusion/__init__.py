@@ -36,8 +36,8 @@ What is independent of what:
   * `process` knows no network: tables, q(x_t | x_0), fewer steps. Every loss, sampler and likelihood runs all steps of
     the process that it is given, so fewer steps are another process, `space(process, spaced_steps(...))`.
   * `parameterization` turns whatever a network predicts into x_0, ε and a reverse step; nothing else asks what it was.
-  * `losses` and `timesteps` are for training, `samplers`, `sampling` and `guidance` for sampling, `likelihood` for
-    evaluation; any goes with any process and prediction.
+  * `losses` and `timesteps` are for training, `samplers`, `sampling` and `guidance` for sampling, `likelihood` and
+    `strata` for evaluation; any goes with any process and prediction.
   * `unet` (DDPM's network), `adm` (ADM's), `classifier` (of noisy images) and `models` (for points) know no process:
     they are told a time. `torch_weights` reads published weights of DDPM's.
   * `objectives` puts process, network and loss together for a train step, `evaluation` for a test set; `exact` has the
@@ -73,7 +73,6 @@ from gen_jax.families.diffusion.guidance import (
 from gen_jax.families.diffusion.likelihood import (
     bound_terms,
     density_bits_per_dim,
-    even_levels,
     probability_flow,
     step_levels,
     variational_bound,
@@ -158,7 +157,6 @@ __all__ = [
     "dpm_solver",
     "drop_labels",
     "epsilon_weight",
-    "even_levels",
     "importance",
     "importance_probabilities",
     "in_continuous_time",

@@ -7,16 +7,22 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
 from gen_jax.families.diffusion import timesteps
 from gen_jax.families.diffusion.adm import EPSILON, Levels, torch_uniform
-from gen_jax.families.diffusion.process import Process, diffuse, told_time
+from gen_jax.families.diffusion.continuous import in_continuous_time, signal_and_noise
+from gen_jax.families.diffusion.guidance import shift_epsilon
+from gen_jax.families.diffusion.process import Process, diffuse, space, spaced_steps, told_time
+from gen_jax.families.diffusion.samplers import ddim
+from gen_jax.families.diffusion.sampling import sample
 from gen_jax.nn.attention import attention
 from gen_jax.nn.group_norm import GroupNorm
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.ops import pixels
+from gen_jax.ops.distributions import is_most_probable
 
 
 class AttentionPool(nn.Module):
@@ -83,9 +89,7 @@ class NoisyClassifier(Levels):
         return AttentionPool(self.num_classes, self.head_channels, name="pool")(h)
 
 
-def log_prob(
-    params: Params, x: Array, time: Array, label: Array, *, model: NoisyClassifier, dropout_keys: Key | None = None
-) -> Array:
+def log_prob(params: Params, x: Array, time: Array, label: Array, *, model: NoisyClassifier) -> Array:
     """What guidance climbs: log p(y | x_t, t).
 
     See "Diffusion Models Beat GANs on Image Synthesis", Dhariwal and Nichol, 2021 (arXiv:2105.05233), Section 4.
@@ -96,12 +100,11 @@ def log_prob(
       time: [B] what `process.told_time` says.
       label: [B] int, y.
       model: the classifier.
-      dropout_keys: [B] of dropout, or None for none.
 
     Returns:
       [B] nats; each of its example alone.
     """
-    return _chosen(_log_probs(params, x, time, model=model, dropout_keys=dropout_keys), label)
+    return _chosen(_log_probs(params, x, time, model=model, dropout_keys=None), label)
 
 
 def classifier_objective(
@@ -120,15 +123,16 @@ def classifier_objective(
       process: from which images get their noise.
 
     Returns:
-      The loss [] in nats, and the state with `accuracy`, the fraction of the batch classified correctly, and
-      `cross_entropy`, the loss.
+      The loss [] in nats, and (model_state, terms): {}, and `accuracy`, the fraction of the batch classified correctly,
+      with `cross_entropy`, the loss.
     """
     t, _ = timesteps.uniform(rng.stream(key, "timestep"), batch["index"], process.num_steps)
     x_t = _noisy(process, batch["image"], t, rng.per_example(rng.stream(key, "noise"), batch["index"]))
     keys = rng.per_example(rng.stream(key, "dropout"), batch["index"])
     logs = _log_probs(params, x_t, told_time(process, t), model=model, dropout_keys=keys)
     loss = -jnp.mean(_chosen(logs, batch["label"]))
-    return loss, (model_state, {"accuracy": jnp.mean(_correct(logs, batch["label"])), "cross_entropy": loss})
+    correct = jax.vmap(is_most_probable)(logs, batch["label"])
+    return loss, (model_state, {"accuracy": jnp.mean(correct), "cross_entropy": loss})
 
 
 def classifier_values(
@@ -157,11 +161,70 @@ def classifier_values(
     label = every_step(batch["label"])
     x_t = _noisy(process, every_step(batch["image"]), t, jax.vmap(jax.random.fold_in)(every_step(keys), t))
     logs = _log_probs(params, x_t, told_time(process, t), model=model, dropout_keys=None)
-    values = {"correct": _correct(logs, label), "cross_entropy": -_chosen(logs, label)}
+    values = {"correct": jax.vmap(is_most_probable)(logs, label), "cross_entropy": -_chosen(logs, label)}
     by_step = {name: value.reshape(-1, len(steps)) for name, value in values.items()}
     return {name: jnp.mean(value, axis=1) for name, value in by_step.items()} | {
         f"{name}_by_step": value for name, value in by_step.items()
     }
+
+
+def classifier_report(means: dict[str, np.ndarray], *, steps: np.ndarray) -> dict[str, float]:
+    """The numbers people read.
+
+    Args:
+      means: over the test set, as `classifier_values` names them.
+      steps: [S] of the process at which images were classified, rising from 0.
+
+    Returns:
+      `accuracy_percent` and `cross_entropy_nats` over all steps, `accuracy_percent_clean` at the first, and
+      `accuracy_percent_t` for each step t.
+    """
+    by_step = {f"accuracy_percent_{t}": 100 * float(a) for t, a in zip(steps, means["correct_by_step"], strict=True)}
+    return {
+        "accuracy_percent": 100 * float(means["correct"]),
+        "accuracy_percent_clean": by_step[f"accuracy_percent_{steps[0]}"],
+        "cross_entropy_nats": float(means["cross_entropy"]),
+    } | by_step
+
+
+def class_images(
+    params: Params, keys: Key, label: Array, *, model: NoisyClassifier, process: Process, shape: tuple[int, ...]
+) -> Array:
+    """What the classifier alone makes of noise: diffusion of data that are N(0, ¼ I), guided strongly.
+
+    ε_θ(x_t) = √(1 − ᾱ) / (¼ ᾱ + 1 − ᾱ) x_t, the best prediction for such data, so that everything that is not noise in
+    these images comes from the classifier's gradient. They show what it looks for, and are no samples of the data's
+    distribution.
+
+    See "Diffusion Models Beat GANs on Image Synthesis", Dhariwal and Nichol, 2021 (arXiv:2105.05233), Algorithm 2, here
+    with s = 30 and at most 50 steps.
+
+    Args:
+      params: of the classifier.
+      keys: [n].
+      label: [n] int, what is asked for.
+      model: the classifier.
+      process: the one that it was trained on.
+      shape: (H, W, C) of an image.
+
+    Returns:
+      [n, H, W, C] in [0, 1]; image i depends on key i and label i alone.
+
+    Raises:
+      ValueError: where the timesteps of the process do not increase.
+    """
+    level = in_continuous_time(process).log_snr
+
+    def predict(x: Array, time: Array) -> Array:
+        signal, noise = signal_and_noise(level(time.astype(x.dtype)))
+        return (noise / (0.25 * signal**2 + noise**2))[:, None, None, None] * x
+
+    def wanted(x: Array, time: Array) -> Array:
+        return log_prob(params, x, time, label, model=model)
+
+    few = space(process, spaced_steps(process, min(50, process.num_steps), "even"))
+    sampler = ddim(few, predict, guide=shift_epsilon(wanted, 30.0))
+    return sample(sampler, keys, shape, finish=pixels.to_unit)
 
 
 def _log_probs(params: Params, x: Array, time: Array, *, model: NoisyClassifier, dropout_keys: Key | None) -> Array:
@@ -172,11 +235,6 @@ def _log_probs(params: Params, x: Array, time: Array, *, model: NoisyClassifier,
 def _chosen(logs: Array, label: Array) -> Array:
     """[B] the entry of each row [B, K] that its label names."""
     return jnp.take_along_axis(logs, jnp.asarray(label)[:, None], axis=1)[:, 0]
-
-
-def _correct(logs: Array, label: Array) -> Array:
-    """[B] 1 where the label's is the largest entry of the row [B, K], else 0."""
-    return (jnp.argmax(logs, axis=1) == label).astype(jnp.float32)
 
 
 def _noisy(process: Process, image: Array, t: Array, keys: Key) -> Array:

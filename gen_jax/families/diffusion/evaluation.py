@@ -12,7 +12,7 @@ import numpy as np
 from gen_jax import rng
 from gen_jax.contracts import Array, Batch, Key, Params, Terms
 from gen_jax.families.diffusion.continuous import Continuous, in_continuous_time
-from gen_jax.families.diffusion.exact import best_epsilon, mixture_log_density
+from gen_jax.families.diffusion.exact import best_epsilon
 from gen_jax.families.diffusion.likelihood import (
     bound_terms,
     density_bits_per_dim,
@@ -24,49 +24,9 @@ from gen_jax.families.diffusion.losses import l_prior
 from gen_jax.families.diffusion.objectives import Diffusion, predictor
 from gen_jax.families.diffusion.parameterization import clip_to_unit
 from gen_jax.families.diffusion.process import Process, at, q_sample, told_time
+from gen_jax.families.diffusion.strata import doubling_strata, draw_in_strata, even_strata, stratified_sum
 from gen_jax.ops import pixels
-from gen_jax.ops.distributions import gaussian_log_likelihood
-
-
-def doubling_strata(num_steps: int) -> np.ndarray:
-    """Ranges of steps, each about twice as long as the one before: one draw of each estimates a bound well.
-
-    The bound's terms fall by orders of magnitude over the first steps and little after.
-
-    Args:
-      num_steps: T.
-
-    Returns:
-      The edges [S + 1]: 0, 1, 2, 4, 8, … T; stratum i is edges[i] … edges[i + 1] − 1.
-    """
-    powers = 2 ** np.arange(max(num_steps - 1, 0).bit_length())
-    return np.concatenate([[0], powers[powers < num_steps], [num_steps]])
-
-
-def even_strata(num_steps: int, count: int) -> np.ndarray:
-    """Ranges of steps of equal length.
-
-    Args:
-      num_steps: T.
-      count: S ≤ T.
-
-    Returns:
-      The edges [S + 1].
-    """
-    return np.arange(count + 1) * num_steps // count
-
-
-def draw_in_strata(key: Key, edges: np.ndarray) -> Array:
-    """One step of every stratum, for one example.
-
-    Args:
-      key: this example's.
-      edges: [S + 1].
-
-    Returns:
-      [S] int32.
-    """
-    return jax.random.randint(key, (len(edges) - 1,), edges[:-1], edges[1:], jnp.int32)
+from gen_jax.ops.distributions import gaussian_log_likelihood, mixture_log_density
 
 
 def _labels(batch: Batch, diffusion: Diffusion, repeats: int) -> Array | None:
@@ -76,6 +36,8 @@ def _labels(batch: Batch, diffusion: Diffusion, repeats: int) -> Array | None:
 
 def image_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion) -> Terms:
     """Unbiased estimates of L_simple and of the bound, each image at one step of every doubling stratum.
+
+    By `strata.stratified_sum`: Σ_s n_s L_{t_s − 1} for the bound less L_T, Σ_s n_s ‖ε − ε_θ‖² / T D for L_simple.
 
     Args:
       params: of the network.
@@ -92,15 +54,15 @@ def image_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion
     t = jax.vmap(lambda k: draw_in_strata(rng.stream(k, "strata"), edges))(keys)
     predict = predictor(params, _labels(batch, diffusion, t.shape[1]), diffusion=diffusion)
     terms = bound_terms(process, predict, x0, keys, t, **_options(diffusion))
-    widths = jnp.asarray(np.diff(edges), x0.dtype)
+    widths = np.diff(edges)
     return {
-        "simple": terms["simple"] @ widths / process.num_steps,
-        "vlb": terms["vlb"] @ widths,
+        "simple": stratified_sum(terms["simple"], widths) / process.num_steps,
+        "vlb": stratified_sum(terms["vlb"], widths),
         "prior": jax.vmap(lambda x: l_prior(process, x))(x0),
     }
 
 
-def terms_at(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, steps: np.ndarray) -> Terms:
+def image_terms(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, steps: np.ndarray) -> Terms:
     """The losses of images at some steps, where along the process they are.
 
     Args:
@@ -142,6 +104,9 @@ def likelihood_values(
 
     Returns:
       What `bound_values` or `image_values` gives, and `flow` [B] bits/dim where it is asked for.
+
+    Raises:
+      ValueError: where the flow is asked for and the timesteps of the process do not increase.
     """
     if whole:
         values = bound_values(params, key, batch, diffusion=diffusion, chunk_size=chunk_size)
@@ -189,6 +154,9 @@ def flow_bits(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, n
 
     Returns:
       [B] bits/dim.
+
+    Raises:
+      ValueError: where the timesteps of the process do not increase.
     """
     keys = rng.in_evaluation(key, "flow", batch["index"])
     unit = jax.vmap(pixels.uniform_dequantization)(
@@ -268,6 +236,8 @@ def point_values(
 ) -> Terms:
     """L_simple of points of a mixture of Gaussians, and the least that it can be, at the same steps and noise.
 
+    Unbiased estimates of both by `strata.stratified_sum`, each point at one step of every even stratum.
+
     Args:
       params: of the network.
       key: the root key.
@@ -292,9 +262,9 @@ def point_values(
     best = jax.vmap(lambda x, s, n: best_epsilon(x, s, n, centres, std))(
         x_t, at(process.signal, t, x0), at(process.noise, t, x0)
     )
-    widths = jnp.asarray(np.diff(edges), x0.dtype) / process.num_steps
+    shares = np.diff(edges) / process.num_steps
     return {
-        name: jnp.mean((guess - epsilon) ** 2, axis=-1).reshape(-1, num_strata) @ widths
+        name: stratified_sum(jnp.mean((guess - epsilon) ** 2, axis=-1).reshape(-1, num_strata), shares)
         for name, guess in {"simple": predicted, "best": best}.items()
     }
 
@@ -340,7 +310,7 @@ def point_terms(
     return {"simple": terms["simple"], "best": least["simple"], "vlb": terms["vlb"]}
 
 
-def point_likelihood(
+def point_likelihood_values(
     params: Params,
     key: Key,
     batch: Batch,
@@ -368,6 +338,9 @@ def point_likelihood(
 
     Returns:
       In nats, `bound` and `density`, `flow` and `blurred_density`, [B] each; and what `point_values` gives.
+
+    Raises:
+      ValueError: where the timesteps of the process do not increase.
     """
     process, x0 = diffusion.process, pixels.examples_of(batch)
     keys = rng.in_evaluation(key, "likelihood", batch["index"])
@@ -399,8 +372,9 @@ def point_report(means: dict[str, np.ndarray]) -> dict[str, float]:
       means: over the test set, as `point_values` names them.
 
     Returns:
-      `l_simple`, `best_l_simple`, and `above_best_percent`; of `point_likelihood` also `bound_nats` and `density_nats`,
-      which is never smaller, and `flow_nats` and `blurred_density_nats`, which are alike where the model is right.
+      `l_simple`, `best_l_simple`, and `above_best_percent`; of `point_likelihood_values` also `bound_nats` and
+      `density_nats`, which is never smaller, and `flow_nats` and `blurred_density_nats`, which are alike where the
+      model is right.
     """
     simple, best = float(means["simple"]), float(means["best"])
     numbers = {"l_simple": simple, "best_l_simple": best, "above_best_percent": 100 * (simple / best - 1)}

@@ -1,8 +1,6 @@
-"""The best possible prediction and the density of a mixture of Gaussians: what a trained network is measured by."""
+"""The best possible prediction where the data are a mixture of Gaussians: what a trained network is measured by."""
 
 from __future__ import annotations
-
-import math
 
 import jax
 import jax.numpy as jnp
@@ -35,21 +33,3 @@ def best_epsilon(x_t: Array, signal: Array, noise: Array, centres: np.ndarray, s
     apart = x_t[None] - signal * jnp.asarray(centres, x_t.dtype)
     responsibility = jax.nn.softmax(-0.5 * jnp.sum(apart**2, axis=-1) / variance)
     return noise / variance * responsibility @ apart
-
-
-def mixture_log_density(x: Array, centres: np.ndarray, std: float) -> Array:
-    """The log-density of equally likely round Gaussians: log 1/K Σ_k N(x; c_k, σ² I).
-
-    See "Pattern Recognition and Machine Learning", Bishop, 2006, Section 2.3.9, Eq. 2.188.
-
-    Args:
-      x: [D].
-      centres: [K, D] c.
-      std: σ > 0 of every mode.
-
-    Returns:
-      [] nats.
-    """
-    squares = jnp.sum((x[None] - jnp.asarray(centres, x.dtype)) ** 2, axis=-1)
-    log_weights = -0.5 * squares / std**2 - math.log(len(centres))
-    return jax.nn.logsumexp(log_weights) - 0.5 * x.shape[-1] * math.log(2 * math.pi * std**2)

@@ -59,6 +59,9 @@ def bound_terms(
     Returns:
       [B, S] each: `vlb` in bits/dim; `simple`, the mean squared error of what the network predicts, as in training; and
       the mean squared errors `epsilon_mse` and `x0_mse` of what the step believes in, once it is constrained.
+
+    Raises:
+      ValueError: where a name is another one, or the output has other channels than the variance asks for.
     """
     count, num = x0.shape[0], steps.shape[-1]
     t = jnp.broadcast_to(jnp.asarray(steps, jnp.int32), (count, num)).reshape(-1)  # [B S], example by example.
@@ -101,6 +104,9 @@ def variational_bound(
     Returns:
       In bits/dim, `total` [B] and its parts `prior` [B] and `vlb` [B, T] (L_0 first); and the mean squared errors
       `simple`, `epsilon_mse` and `x0_mse` [B, T].
+
+    Raises:
+      ValueError: as in `bound_terms`.
     """
     num_steps = process.num_steps
     # The last chunk is filled up with the last step, and what it gives for it once more is left out.
@@ -123,20 +129,6 @@ def step_levels(process: Process) -> np.ndarray:
     return np.log(process.snr)
 
 
-def even_levels(continuous: Continuous, num_steps: int) -> np.ndarray:
-    """A grid of noise levels at equal distances of λ.
-
-    Args:
-      continuous: the process.
-      num_steps: N.
-
-    Returns:
-      [N + 1] λ, falling.
-    """
-    ends = continuous.log_snr(jnp.array([continuous.first, continuous.last]))
-    return np.linspace(float(ends[0]), float(ends[1]), num_steps + 1)
-
-
 def probability_flow(
     continuous: Continuous,
     predict: Predict,
@@ -148,7 +140,6 @@ def probability_flow(
     solver: str = "heun",
     trace: str = "hutchinson",
     num_probes: int = 1,
-    unroll: int = 1,
 ) -> tuple[Array, Array]:
     """The log-density of examples by the change of variables along the deterministic path to the prior.
 
@@ -170,7 +161,6 @@ def probability_flow(
       trace: "hutchinson", unbiased for the density's logarithm but for the solver's error, or "exact", at D times the
         cost.
       num_probes: how many random directions the first one averages, the same along the whole path.
-      unroll: how many steps the body of the loop has.
 
     Returns:
       [B] nats per the unit of volume in which x_0 is measured, and where the paths end: x_1 [B, ...].
@@ -203,7 +193,7 @@ def probability_flow(
     grid = jnp.asarray(-0.5 * np.asarray(levels), x0.dtype)
     signal, _ = signal_and_noise(-2 * grid[0])
     start = (signal * x0, jnp.zeros(x0.shape[:1], x0.dtype))
-    (x1, integral), _ = jax.lax.scan(step, start, (grid[:-1], grid[1:]), unroll=unroll)
+    (x1, integral), _ = jax.lax.scan(step, start, (grid[:-1], grid[1:]))
     prior = jax.vmap(lambda x: gaussian_log_likelihood(x, jnp.zeros_like(x), jnp.zeros((), x.dtype)))(x1)
     return prior + integral + math.prod(x0.shape[1:]) * jnp.log(signal), x1
 

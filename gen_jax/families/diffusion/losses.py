@@ -77,6 +77,9 @@ def min_snr_weight(prediction: str, snr: Array, gamma: float = 5.0) -> Array:
 
     Returns:
       [].
+
+    Raises:
+      ValueError: where the kind is another one.
     """
     return jnp.minimum(snr, gamma) / snr * epsilon_weight(prediction, snr)
 
@@ -228,6 +231,9 @@ def l_hybrid(
 
     Returns:
       The loss [] and its terms `simple` [] and `vlb` [] bits/dim, the whole bound's estimate, L_T left out.
+
+    Raises:
+      ValueError: where a name is another one, or the output has other channels than the variance asks for.
     """
     predicted, v = split_output(output, variance)
     target = prediction_target(prediction, x0, epsilon, at(process.signal, t, x0), at(process.noise, t, x0))

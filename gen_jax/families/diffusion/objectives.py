@@ -136,8 +136,8 @@ def objective(
       axis_name: the mapped axis of devices that share the batch, or None.
 
     Returns:
-      The loss [], and the model state with `simple`, the unweighted squared error, and, but for the simple loss, `vlb`,
-      the estimate of the bound less L_T in bits/dim.
+      The loss [], and (model_state, terms): the new one, and `simple`, the unweighted squared error, with `vlb`, the
+      estimate of the bound less L_T in bits/dim, but for the simple loss.
 
     Raises:
       ValueError: where a name is another one.
@@ -214,7 +214,14 @@ def example_loss(
     min_snr_gamma: float,
     vlb_weight: float,
 ) -> tuple[Array, Terms]:
-    """The loss of one example at one step.
+    """The loss of one example at one step, by its name.
+
+    "simple": w L_simple, with w = 1, `epsilon_weight` or `min_snr_weight`; "hybrid": L_simple + λ L_vlb; "vlb": L_vlb,
+    which is T L_{t−1}
+
+    See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 14, for the first, and
+    "Improved Denoising Diffusion Probabilistic Models", Nichol and Dhariwal, 2021 (arXiv:2102.09672), Eq. 16, for the
+    second.
 
     Args:
       output: [..., C] the network's, or [..., 2 C] with a learned variance.

@@ -124,6 +124,9 @@ def convert(output: Array, x_t: Array, signal: Array, noise: Array, *, source: s
 
     Returns:
       [...] of the kind `target`; `output` itself where the kinds are the same.
+
+    Raises:
+      ValueError: where the kinds differ and one of them is unknown.
     """
     if source == target:
         return output
@@ -228,7 +231,7 @@ def reverse(
       The step.
 
     Raises:
-      ValueError: where the output has other channels than the variance asks for.
+      ValueError: where a name is another one, or the output has other channels than the variance asks for.
     """
     signal, noise = at(process.signal, t, x_t), at(process.noise, t, x_t)
     output, v = split_output(output, variance)

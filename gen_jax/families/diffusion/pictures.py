@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gen_jax.contracts import Curves, Field, Film, Grid, Panels, Picture, Terms
 from gen_jax.ops import pixels
+from gen_jax.ops.distributions import mixture_log_density
 
 
 def sample_grid(images: np.ndarray, columns: int, title: str = "Samples") -> Grid:
@@ -99,17 +104,16 @@ def loss_curves(steps: np.ndarray, terms: Terms, num_steps: int) -> dict[str, Pi
     }
 
 
-def curve_steps(num_steps: int, most: int = 64) -> np.ndarray:
+def curve_steps(num_steps: int) -> np.ndarray:
     """The steps that `loss_curves` are drawn at: all of the first few, then ever farther apart.
 
     Args:
       num_steps: T.
-      most: at most so many.
 
     Returns:
-      [S] int, rising from 0 to T − 1.
+      [S] int, rising from 0 to T − 1, 64 at most.
     """
-    spread = np.concatenate([np.geomspace(1, num_steps, most // 2), np.linspace(1, num_steps, most // 2)]) - 1
+    spread = np.concatenate([np.geomspace(1, num_steps, 32), np.linspace(1, num_steps, 32)]) - 1
     return np.unique(spread.round().astype(int))
 
 
@@ -133,9 +137,9 @@ def point_frame(
     axis = np.linspace(-reach, reach, 150)
     plane = np.stack(np.meshgrid(axis, axis), axis=-1)
     # A mode narrower than the grid would vanish between its points.
-    shown = max(np.hypot(signal * std, noise), 0.75 * (axis[1] - axis[0]))
-    squared = ((plane[:, :, None] - signal * centres) ** 2).sum(axis=-1)
-    density = np.exp(-0.5 * squared / shown**2).mean(axis=-1)
+    shown = max(math.hypot(signal * std, noise), 0.75 * (axis[1] - axis[0]))
+    density = jax.vmap(functools.partial(mixture_log_density, centres=signal * centres, std=shown))
+    log_density = np.asarray(density(jnp.asarray(plane.reshape(-1, 2)))).reshape(plane.shape[:2])
     # By its root, so that what is rare can be seen as well.
-    values = np.sqrt(density / density.max())
+    values = np.exp(0.5 * (log_density - log_density.max()))
     return Field(title, values, (-reach, reach, -reach, reach), np.asarray(points), value_name="√ (q(x_t) / largest)")

@@ -286,7 +286,9 @@ def q_sample(process: Process, x0: Array, t: Array, epsilon: Array) -> Array:
 
 
 def diffuse(process: Process, x0: Array, t: Array, keys: Key) -> tuple[Array, Array]:
-    """The examples of a batch after steps of their own, each with the noise of its key.
+    """The examples of a batch after steps of their own: x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, ε ~ N(0, I) by each one's key.
+
+    See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Eq. 4.
 
     Args:
       process: the process.

@@ -16,18 +16,17 @@ from gen_jax.families.diffusion.samplers import Sampler
 LOOPS = ("scan", "python")
 
 
-def start_noise(keys: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+def start_noise(keys: Key, shape: tuple[int, ...]) -> Array:
     """Where sampling starts: x_T ~ N(0, I), example i from key i alone.
 
     Args:
       keys: [B].
       shape: of one example.
-      dtype: of the samples.
 
     Returns:
-      [B, *shape].
+      [B, *shape] float32.
     """
-    return jax.vmap(lambda key: jax.random.normal(rng.stream(key, "start"), shape, dtype))(keys)
+    return jax.vmap(lambda key: jax.random.normal(rng.stream(key, "start"), shape, jnp.float32))(keys)
 
 
 def run(
@@ -37,9 +36,11 @@ def run(
     *,
     intermediates: bool = False,
     loop: str = "scan",
-    unroll: int = 1,
 ) -> tuple[Array, tuple[Array, Array] | None]:
-    """Takes all steps of a sampler. Example i of the result depends on x_i and on key i alone.
+    """Takes all steps of a sampler: (x, memory, x̂_0) ← step(x, memory, i).
+
+    See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Algorithm 2, lines 2 to 5.
+    Example i of the result depends on x_i and on key i alone.
 
     One program of all steps is as quick on a CPU as a loop in Python: what XLA runs slowly in a loop of its own are the
     gradients of convolutions. A Python loop compiles one step only, where the step is jitted by itself:
@@ -53,7 +54,6 @@ def run(
       keys: [B].
       intermediates: whether to keep what each step gave; without, memory does not grow with the steps.
       loop: "scan" for `lax.scan`, "python" for calls of `sampler.step` from Python.
-      unroll: how many steps the body of the scan has.
 
     Returns:
       The result [B, ...], and None or the pair of x after each step and the x_0 believed in at it, [S, B, ...] each.
@@ -71,7 +71,7 @@ def run(
     carry = (x, sampler.init(x))
     steps = jnp.asarray(np.asarray(sampler.steps), jnp.int32)
     if loop == "scan":
-        (x, _), kept = jax.lax.scan(body, carry, steps, unroll=unroll)
+        (x, _), kept = jax.lax.scan(body, carry, steps)
         return x, kept
     chain = []
     for i in steps:
@@ -85,24 +85,25 @@ def sample(
     keys: Key,
     shape: tuple[int, ...],
     *,
-    dtype: Any = jnp.float32,
     finish: Callable[[Array], Array] = lambda x: x,
     loop: str = "scan",
-    unroll: int = 1,
 ) -> Array:
-    """Draws examples from noise, example i from key i alone, whatever the number of them.
+    """Draws examples: x_T ~ N(0, I), then all steps; example i from key i alone, whatever the number of them.
+
+    See "Denoising Diffusion Probabilistic Models", Ho et al., 2020 (arXiv:2006.11239), Algorithm 2.
 
     Args:
       sampler: of `samplers`.
       keys: [B].
       shape: of one example.
-      dtype: of the samples.
       finish: what is done to the result, such as the way from [−1, 1] to [0, 1].
       loop: as in `run`.
-      unroll: as in `run`.
 
     Returns:
       [B, *shape].
+
+    Raises:
+      ValueError: where the loop is another one.
     """
-    x, _ = run(sampler, start_noise(keys, shape, dtype), keys, loop=loop, unroll=unroll)
+    x, _ = run(sampler, start_noise(keys, shape), keys, loop=loop)
     return finish(x)

@@ -17,6 +17,7 @@ import numpy as np
 
 from gen_jax.contracts import Params, UserError
 from gen_jax.families.diffusion.unet import UNet
+from gen_jax.nn.torch_names import without_prefix
 
 _OUTER = {
     "time1": "temb.dense.0",
@@ -48,7 +49,7 @@ def unet_of(state: Mapping[str, np.ndarray], height: int, num_groups: int | None
     Raises:
       UserError: where a name is missing without which no network is known, or a level has channels that no network has.
     """
-    state = _without_prefix(state)
+    state = without_prefix(state)
     for name in ("conv_in.weight", "conv_out.weight", "down.0.block.0.conv1.weight"):
         if name not in state:
             raise UserError(f"The weights have no '{name}', which every U-Net of DDPM has; give a state dict of one.")
@@ -83,9 +84,9 @@ def unet_params(state: Mapping[str, np.ndarray]) -> Params:
     Raises:
       UserError: where a name is missing, unknown, or has an array of the wrong shape.
     """
-    state = _without_prefix(state)
+    state = without_prefix(state)
     shapes, structure = jax.tree_util.tree_flatten_with_path(_shapes(state))
-    expected = {torch_name(_names(path)): leaf.shape for path, leaf in shapes}
+    expected = {_torch_name(_names(path)): leaf.shape for path, leaf in shapes}
     missing = [name for name in expected if name not in state]
     unknown = [name for name in state if name not in expected]
     if missing:
@@ -105,32 +106,8 @@ def unet_params(state: Mapping[str, np.ndarray]) -> Params:
     return jax.tree.unflatten(structure, leaves)
 
 
-def unet_state(params: Params) -> dict[str, np.ndarray]:
-    """The parameters of the port from those of `unet.UNet`: the inverse of `unet_params`.
-
-    Args:
-      params: of a `UNet`.
-
-    Returns:
-      Arrays by their names in PyTorch.
-    """
-    state = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, array = torch_name(_names(path)), np.asarray(leaf)
-        array = np.moveaxis(array, (-1, -2), (0, 1)) if array.ndim > 1 else array
-        state[name] = array.reshape(_torch_shape(name, leaf.shape))
-    return state
-
-
-def torch_name(path: tuple[str, ...]) -> str:
-    """The port's name of one of our parameters.
-
-    Args:
-      path: of the parameter, such as ("down1_0", "conv1", "kernel").
-
-    Returns:
-      The name, such as "down.1.block.0.conv1.weight".
-    """
+def _torch_name(path: tuple[str, ...]) -> str:
+    """The port's name of one of our parameters: of ("down1_0", "conv1", "kernel") "down.1.block.0.conv1.weight"."""
     module, *inner, leaf = path
     place = re.fullmatch(r"(down|up)(\d+)(?:_(\d+)(_attention)?)?", module)
     if place is None:
@@ -170,8 +147,3 @@ def _shapes(state: Mapping[str, np.ndarray]) -> Params:
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     """The names along a path of dictionaries."""
     return tuple(entry.key for entry in path)
-
-
-def _without_prefix(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays by their names without the prefix that parallel training leaves."""
-    return {name.removeprefix("module."): array for name, array in state.items()}

@@ -225,3 +225,17 @@ def test_terms_are_per_dimension(shape: tuple[int, ...]):
         return jnp.stack([later, first, diffusion.l_prior(_LINEAR, x)])
 
     np.testing.assert_allclose(terms(many), terms(one), rtol=1e-4)
+
+
+def test_terms_are_of_the_constrained_step():
+    """Where x_0 is held to be 0, that is what the step believes in, and its mean is the posterior's of 0."""
+    process = diffusion.make_process([0.1, 0.2, 0.3])
+    x0 = jnp.asarray(np.random.default_rng(0).standard_normal((4, 6)), jnp.float32)
+    found = diffusion.bound_terms(
+        process, lambda x, t: x, x0, rng.numbered(rng.root(0), "test", 4), jnp.array([2]), constrain=jnp.zeros_like
+    )
+    np.testing.assert_allclose(found["x0_mse"][:, 0], np.mean(np.asarray(x0) ** 2, axis=1), rtol=1e-6)
+    gap = np.mean((process.posterior_coef_x0[2] * np.asarray(x0, np.float64)) ** 2, axis=1)  # Of the two means.
+    ratio = process.posterior_variance[2] / process.betas[2]
+    expected = 0.5 * (gap / process.betas[2] + ratio - 1 - np.log(ratio)) / np.log(2)
+    np.testing.assert_allclose(found["vlb"][:, 0], expected, rtol=1e-5)

@@ -14,7 +14,9 @@ from gen_jax.families import diffusion
 from gen_jax.families.diffusion.classifier import (
     AttentionPool,
     NoisyClassifier,
+    class_images,
     classifier_objective,
+    classifier_report,
     classifier_values,
     log_prob,
 )
@@ -182,6 +184,37 @@ def test_guides_take_it():
     moved = jax.jit(lambda x: diffusion.shift_mean(wanted, 2.0).apply(PROCESS, x, jnp.int32(7), step).mean)(x)
     np.testing.assert_allclose(moved - step.mean, 2 * np.exp(step.log_var) * gradient, atol=1e-5)
     assert np.abs(moved - step.mean).max() > 1e-4
+
+
+def test_images_of_a_class_are_its_loop():
+    """DDIM with the best ε for N(0, ¼), less 30 √(1 − ᾱ) times the classifier's gradient, from the keys' noise."""
+    keys, label = rng.per_example(rng.root(6), np.arange(3)), jnp.array([4, 0, 2])
+    found = class_images(_params(), keys, label, model=MODEL, process=PROCESS, shape=SHAPE)
+    gradient = jax.jit(jax.grad(lambda x, time: jnp.sum(log_prob(_params(), x, time, label, model=MODEL))))
+    x = np.stack([jax.random.normal(rng.stream(key, "start"), SHAPE) for key in keys]).astype(np.float64)
+    bar = np.append(1.0, PROCESS.alphas_bar)
+    for t in range(STEPS - 1, -1, -1):
+        noise = np.sqrt(1 - bar[t + 1])
+        pull = np.asarray(gradient(jnp.asarray(x, jnp.float32), jnp.full(3, 50 * t)), np.float64)
+        epsilon = noise / (bar[t + 1] / 4 + noise**2) * x - 30 * noise * pull
+        x = np.sqrt(bar[t] / bar[t + 1]) * (x - noise * epsilon) + np.sqrt(1 - bar[t]) * epsilon
+    np.testing.assert_allclose(found, np.clip((x + 1) / 2, 0, 1), atol=1e-3)
+    assert np.mean((found > 0) & (found < 1)) > 0.02 and np.std(found) > 0.05
+
+
+def test_report():
+    """Per cent over all steps, at the first, and at each."""
+    means = {
+        "correct": np.float32(0.5), "cross_entropy": np.float32(1.25), "correct_by_step": np.array([0.75, 0.5, 0.25]),
+    }  # fmt: skip
+    assert classifier_report(means, steps=np.array([0, 7, 19])) == {
+        "accuracy_percent": 50.0,
+        "accuracy_percent_clean": 75.0,
+        "cross_entropy_nats": 1.25,
+        "accuracy_percent_0": 75.0,
+        "accuracy_percent_7": 50.0,
+        "accuracy_percent_19": 25.0,
+    }
 
 
 def test_parameters_in_half_precision():

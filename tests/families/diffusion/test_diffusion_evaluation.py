@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
 import scipy.stats
 
 from gen_jax import rng
 from gen_jax.contracts import Array, Key
 from gen_jax.families import diffusion
-from gen_jax.families.diffusion import evaluation
-from gen_jax.families.diffusion.exact import best_epsilon, mixture_log_density
+from gen_jax.families.diffusion import evaluation, strata
+from gen_jax.families.diffusion.exact import best_epsilon
 from gen_jax.families.diffusion.objectives import Diffusion
 from gen_jax.ops import pixels
 
@@ -119,15 +118,6 @@ def test_best_prediction_of_one_gaussian():
             np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_density_of_a_mixture():
-    """Near the modes, and so far from them that every mode's density is 0 in float32."""
-    centres = np.array([[2.0, 0.5], [-1.0, 0.0], [0.3, -4.0]])
-    for x in ([0.1, -0.2], [1.9, 0.6], [40.0, -70.0]):
-        logs = [scipy.stats.multivariate_normal(c, 0.3**2 * np.eye(2)).logpdf(x) for c in centres]
-        expected = scipy.special.logsumexp(logs) - np.log(3)
-        np.testing.assert_allclose(mixture_log_density(jnp.float32(x), centres, 0.3), expected, rtol=1e-5)
-
-
 def test_best_prediction_of_two_points():
     """For ±1 the mean is tanh(√ᾱ x_t / (1 − ᾱ)), and the best loss over the 1000 steps is 0.121457."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(160)
@@ -164,26 +154,47 @@ def test_best_loss_on_the_ring_by_quadrature():
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 16, 17, 1000, 4000])
 def test_strata_cover_every_step_once(num_steps: int):
     """Doubling ranges: 1, 1, 2, 4, 8, … and what is left; even ones differ by one step at most."""
-    edges = evaluation.doubling_strata(num_steps)
+    edges = strata.doubling_strata(num_steps)
     widths = np.diff(edges)
     assert edges[0] == 0 and edges[-1] == num_steps and (widths > 0).all()
     np.testing.assert_array_equal(widths[:-1], [1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024][: len(widths) - 1])
     assert widths[-1] <= max(1, num_steps / 2)
     for count in {1, min(3, num_steps), num_steps}:
-        edges = evaluation.even_strata(num_steps, count)
+        edges = strata.even_strata(num_steps, count)
         assert edges[0] == 0 and edges[-1] == num_steps and np.ptp(np.diff(edges)) <= 1 and len(edges) == count + 1
 
 
 def test_draws_stay_in_their_strata():
     """One of each range, all steps of a range alike."""
-    edges = evaluation.doubling_strata(20)
-    draw = jax.jit(jax.vmap(lambda key: evaluation.draw_in_strata(key, edges)))
+    edges = strata.doubling_strata(20)
+    draw = jax.jit(jax.vmap(lambda key: strata.draw_in_strata(key, edges)))
     t = np.asarray(draw(rng.per_example(KEY, np.arange(8000))))
     assert t.dtype == np.int32 and (t >= edges[:-1]).all() and (t < edges[1:]).all()
     for i, (low, high) in enumerate(itertools.pairwise(edges)):
         counts = np.bincount(t[:, i] - low, minlength=high - low)
         assert high - low == 1 or scipy.stats.chisquare(counts).pvalue > 1e-3
     assert abs(np.corrcoef(t[:, -1], t[:, -2])[0, 1]) < 4 / np.sqrt(8000)
+
+
+def test_a_sum_over_strata_is_unbiased():
+    """Over all draws it is the sum of all steps: by listing them, and by many keys within 4 standard errors.
+
+    Its variance is Σ_s n_s² Var f(t_s), where that of one step of all is far larger.
+    """
+    edges = strata.doubling_strata(20)
+    f = np.exp(-0.3 * np.arange(20)) + 0.1 * np.cos(np.arange(20))
+    parts, widths = [f[low:high] for low, high in itertools.pairwise(edges)], np.diff(edges)
+    every = np.array(list(itertools.product(*parts)))
+    with jax.enable_x64(True):
+        sums = np.asarray(strata.stratified_sum(jnp.asarray(every), widths))
+        means = np.asarray(strata.stratified_sum(jnp.asarray(every), widths / 20))
+    assert sums.mean() == pytest.approx(f.sum(), rel=1e-12) and means.mean() == pytest.approx(f.mean(), rel=1e-12)
+    variance = sum(width**2 * part.var() for width, part in zip(widths, parts, strict=True))
+    assert sums.var() == pytest.approx(variance, rel=1e-9)
+    assert 10 * variance < 400 * f.var()
+    t = jax.jit(jax.vmap(lambda key: strata.draw_in_strata(key, edges)))(rng.per_example(KEY, np.arange(4000)))
+    drawn = np.asarray(strata.stratified_sum(jnp.asarray(f, jnp.float32)[t], widths), np.float64)
+    assert abs(drawn.mean() - f.sum()) < 4 * np.sqrt(variance / 4000)
 
 
 def _bound_of_table(x0: np.ndarray, table: np.ndarray) -> np.ndarray:

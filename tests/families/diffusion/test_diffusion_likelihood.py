@@ -22,6 +22,12 @@ def _keys(count: int, seed: int = 0) -> Array:
     return rng.per_example(rng.root(seed), jnp.arange(count))
 
 
+def _even_levels(continuous: diffusion.Continuous, num_steps: int) -> np.ndarray:
+    """[num_steps + 1] λ, falling, at equal distances."""
+    ends = continuous.log_snr(jnp.array([continuous.first, continuous.last]))
+    return np.linspace(float(ends[0]), float(ends[1]), num_steps + 1)
+
+
 def _gaussian(continuous: diffusion.Continuous, x: Array, time: Array) -> Array:
     """The best ε for N(0, Σ) data at any time, axis by axis of Σ."""
     signal, noise = diffusion.signal_and_noise(continuous.log_snr(time))
@@ -59,7 +65,7 @@ def test_density_of_correlated_gaussians(name: str):
     """With 100 steps of fourth order and the exact trace the density is right to 2e-5 nats, with 400 to 1e-7."""
     continuous = _PROCESSES[name]
     with jax.enable_x64(True):
-        grids = [diffusion.even_levels(continuous, count) for count in (100, 400)]
+        grids = [_even_levels(continuous, count) for count in (100, 400)]
     assert _error(continuous, grids[0], solver="rk4", trace="exact") < 2e-5
     assert _error(continuous, grids[1], solver="rk4", trace="exact") < 1e-7
 
@@ -69,7 +75,7 @@ def test_density_does_not_need_the_noise_of_the_first_level():
     continuous = diffusion.linear_continuous(first=1e-5)
     with jax.enable_x64(True):
         predict = functools.partial(_gaussian, continuous)
-        levels = diffusion.even_levels(continuous, 200)
+        levels = _even_levels(continuous, 200)
         log_density, _ = diffusion.probability_flow(
             continuous, predict, jnp.asarray(_POINTS), _keys(3), levels, solver="rk4", trace="exact"
         )
@@ -81,7 +87,7 @@ def test_orders_of_the_solvers():
     """Twice the steps: a quarter of Heun's error, a sixteenth of the fourth-order one's."""
     continuous = diffusion.linear_continuous()
     with jax.enable_x64(True):
-        grids = [diffusion.even_levels(continuous, n) for n in (40, 80, 160)]
+        grids = [_even_levels(continuous, n) for n in (40, 80, 160)]
     heun = [_error(continuous, levels, solver="heun", trace="exact") for levels in grids]
     rk4 = [_error(continuous, levels, solver="rk4", trace="exact") for levels in grids[:2]]
     assert heun[0] / heun[1] == pytest.approx(4, rel=0.3)
@@ -95,7 +101,7 @@ def test_trace_by_random_signs():
     continuous = diffusion.linear_continuous()
     with jax.enable_x64(True):
         predict = functools.partial(_gaussian, continuous)
-        levels = diffusion.even_levels(continuous, 50)
+        levels = _even_levels(continuous, 50)
         x = jnp.tile(jnp.asarray(_POINTS[1:2]), (512, 1))
         flow = functools.partial(diffusion.probability_flow, continuous, predict, levels=levels, solver="rk4")
         exact = float(flow(x[:1], _keys(1), trace="exact")[0][0])
@@ -158,7 +164,7 @@ def test_uniform_data_are_eight_bits(num_dims: int):
     x = 2 * (levels + 0.5) / 256 - 1
     with jax.enable_x64(True):
         predict = functools.partial(_uniform, continuous)
-        grid = diffusion.even_levels(continuous, 400)
+        grid = _even_levels(continuous, 400)
         flow = jax.jit(lambda x, k: diffusion.probability_flow(continuous, predict, x, k, grid, solver="rk4")[0])
         log_density = flow(jnp.asarray(x), _keys(4))
         bits = diffusion.density_bits_per_dim(log_density, num_dims)

@@ -317,3 +317,11 @@ def test_first_term_of_the_bound_is_the_decoder():
     true_mean, true_log_var = diffusion.q_posterior(_LINEAR, x0, x_t, jnp.int32(40))
     kl = diffusion.normal_kl(true_mean, true_log_var, mean, log_var)
     assert float(later) == pytest.approx(float(kl) / (2 * np.log(2)), rel=1e-6)
+
+
+def test_prior_term_of_a_process_that_leaves_much_of_the_data():
+    """The same where 1 − ᾱ is far from 1, so that its logarithm counts."""
+    x0, kept = np.array([1.0, -2.0, 0.5]), 0.9 * 0.8
+    expected = np.mean(kept * x0**2 + (1 - kept) - 1 - np.log(1 - kept)) / (2 * np.log(2))
+    found = diffusion.l_prior(diffusion.make_process([0.1, 0.2]), jnp.asarray(x0, jnp.float32))
+    assert float(found) == pytest.approx(expected, rel=1e-5)

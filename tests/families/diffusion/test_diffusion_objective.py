@@ -121,6 +121,16 @@ def believed(prediction: str, output: np.ndarray, p: dict[str, np.ndarray]) -> t
     return (p["x_t"] - p["noise"] * epsilon) / p["signal"], epsilon
 
 
+def wanted(prediction: str, p: dict[str, np.ndarray]) -> np.ndarray:
+    """What an output should be."""
+    return {
+        "epsilon": p["epsilon"],
+        "x0": p["x0"],
+        "v": p["signal"] * p["epsilon"] - p["noise"] * p["x0"],
+        "score": -p["epsilon"] / p["noise"],
+    }[prediction]
+
+
 @functools.partial(jax.jit, static_argnames="diffusion")
 def _weighted(params: Any, batch: Any, *, diffusion: Diffusion) -> dict[str, Any]:
     """Each weighting's loss and terms."""
@@ -137,12 +147,7 @@ def test_simple_loss_against_numpy(prediction: str):
     params = init(model, p["x_t"])
     output = p["x_t"] * np.asarray(params["weight"], np.float64)[p["t"]].reshape(-1, 1, 1, 1)
     x0, epsilon = believed(prediction, output, p)
-    target = {
-        "epsilon": p["epsilon"],
-        "x0": p["x0"],
-        "v": p["signal"] * p["epsilon"] - p["noise"] * p["x0"],
-        "score": -p["epsilon"] / p["noise"],
-    }[prediction]
+    target = wanted(prediction, p)
     snr = (p["signal"] / p["noise"]) ** 2
     assert snr.min() < 2 < snr.max()
     errors = {
@@ -154,6 +159,36 @@ def test_simple_loss_against_numpy(prediction: str):
         np.testing.assert_allclose(loss, errors[weighting].mean(), rtol=2e-5, err_msg=weighting)
         assert list(terms) == ["simple"]
         np.testing.assert_allclose(terms["simple"], errors["none"].mean(), rtol=2e-5)
+
+
+@pytest.mark.parametrize("prediction", diffusion.parameterization.PREDICTIONS)
+def test_loss_of_one_example(prediction: str):
+    """Each loss by its name: w L_simple; T KL(q(x_{t−1} | x_t, x_0) ‖ p) in bits/dim with σ² = β; and their sum."""
+    x0, epsilon, output = np.random.default_rng(6).standard_normal((3, 4, 2))
+    options = {"diffusion": Diffusion(TEN, Constant((2,)), prediction, "beta"), "min_snr_gamma": 2.0, "vlb_weight": 0.1}
+    for t in (2, 6, 9):
+        signal, noise = np.sqrt(TEN.alphas_bar[t]), np.sqrt(1 - TEN.alphas_bar[t])
+        p = {"x0": x0, "epsilon": epsilon, "signal": signal, "noise": noise, "x_t": signal * x0 + noise * epsilon}
+        believed_x0, believed_epsilon = believed(prediction, output, p)
+        simple = ((output - wanted(prediction, p)) ** 2).mean()
+        error = ((believed_x0 - x0) ** 2).mean()
+        ratio = (1 - TEN.alphas_bar[t - 1]) / noise**2
+        kl = TEN.alphas_bar[t - 1] * TEN.betas[t] / (2 * noise**4) * error + 0.5 * (ratio - 1 - np.log(ratio))
+        vlb = 10 * kl / np.log(2)
+        expected = {
+            ("simple", "none"): simple,
+            ("simple", "epsilon"): ((believed_epsilon - epsilon) ** 2).mean(),
+            ("simple", "min_snr"): min((signal / noise) ** 2, 2) * error,
+            ("hybrid", "none"): simple + 0.1 * vlb,
+            ("vlb", "none"): vlb,
+        }
+        with jax.enable_x64(True):
+            arrays = *map(jnp.asarray, (output, x0, p["x_t"])), jnp.int32(t), jnp.asarray(epsilon)
+            for (loss, weighting), value in expected.items():
+                found, terms = objectives.example_loss(*arrays, loss=loss, weighting=weighting, **options)
+                assert float(found) == pytest.approx(value, rel=1e-8), (loss, weighting, t)
+                assert float(terms["simple"]) == pytest.approx(simple, rel=1e-8)
+                assert loss == "simple" or float(terms["vlb"]) == pytest.approx(vlb, rel=1e-8)
 
 
 def test_bound_against_numpy():

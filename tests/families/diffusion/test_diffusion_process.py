@@ -1,5 +1,7 @@
 """The forward process: constants of the schedules, the posterior, kept steps, conversions, continuous time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,12 +82,18 @@ def test_first_posterior_variance_is_the_seconds():
 
 
 def test_fixed_variances_are_those_of_two_laws():
-    """Var(x_{t−1} | x_t): β of data N(0, I), where all x_t are so, and β̃ of one point, by conditioning Gaussians."""
+    """Var(x_{t−1} | x_t): β of data N(0, I), where all x_t are so, and β̃ of one point, by conditioning Gaussians.
+
+    Pitfall 1: the first step has that of one point at the second in both, not the logarithm of 0.
+    """
     before, betas = _LINEAR.alphas_bar_prev[1:], _LINEAR.betas[1:]
     for name, data_variance in {"fixed_large": 1.0, "fixed_small": 0.0}.items():
         prior = before * data_variance + 1 - before
         conditioned = prior - (1 - betas) * prior**2 / ((1 - betas) * prior + betas)
-        np.testing.assert_allclose(diffusion.log_var_table(_LINEAR, name)[1:], np.log(conditioned), rtol=1e-9)
+        noise = 1 - before[0]
+        first = noise - (1 - betas[0]) * noise**2 / ((1 - betas[0]) * noise + betas[0])
+        expected = np.log(np.append(first, conditioned))
+        np.testing.assert_allclose(diffusion.log_var_table(_LINEAR, name), expected, rtol=1e-9)
     np.testing.assert_array_equal(diffusion.log_var_table(_LINEAR, "beta"), np.log(_LINEAR.betas))
 
 
@@ -100,6 +108,27 @@ def test_q_sample_is_the_end_of_the_chain():
             spread = diffusion.q_sample(process, jnp.float64(0.0), jnp.int32(t), jnp.float64(1.0))
             assert float(value) == pytest.approx(2 * scale, rel=1e-12)
             assert float(spread) ** 2 == pytest.approx(variance, rel=1e-12)
+
+
+def test_diffused_examples_have_the_law_of_their_steps():
+    """N(√ᾱ_t x_0, (1 − ᾱ_t) I) over many keys, within 4 standard errors; and x_t has the very ε that comes with it."""
+    count, steps = 20_000, np.array([0, 300, 999])
+    x0 = np.array([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.0]])
+    keys = jax.vmap(jax.random.key)(np.arange(3 * count))
+    batch = jnp.asarray(np.repeat(x0, count, axis=0), jnp.float32), jnp.asarray(np.repeat(steps, count), jnp.int32)
+    x_t, epsilon = (
+        np.asarray(a, np.float64) for a in jax.jit(functools.partial(diffusion.diffuse, _LINEAR))(*batch, keys)
+    )
+    signal, noise = (np.repeat(table[steps], count)[:, None] for table in (_LINEAR.signal, _LINEAR.noise))
+    np.testing.assert_allclose(x_t, signal * np.repeat(x0, count, axis=0) + noise * epsilon, rtol=1e-5, atol=1e-5)
+    assert len(np.unique(epsilon)) > 0.99 * epsilon.size
+    for i, t in enumerate(steps):
+        part = x_t[i * count : (i + 1) * count]
+        variance = 1 - _LINEAR.alphas_bar[t]
+        error = np.sqrt(variance / count)
+        assert (np.abs(part.mean(0) - np.sqrt(_LINEAR.alphas_bar[t]) * x0[i]) < 4 * error).all(), t
+        assert (np.abs(part.var(0) / variance - 1) < 4 * np.sqrt(2 / count)).all(), t
+        assert abs(np.corrcoef(part.T)[0, 1]) < 4 / np.sqrt(count), t
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 10, 50, 1000])

@@ -137,6 +137,33 @@ def test_ddim_with_all_noise_is_ancestral(count: int):
         np.testing.assert_allclose(ddim, ancestral, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.2, 0.7, 1.0])
+def test_a_step_of_ddim_is_the_papers(eta: float):
+    """x_{t−1} = √ᾱ_{t−1} x̂_0 + √(1 − ᾱ_{t−1} − σ²) ε̂ + σ z, σ = η √((1 − ᾱ_{t−1}) / (1 − ᾱ_t)) √(1 − ᾱ_t / ᾱ_{t−1}).
+
+    z is the same for every η, that of an ancestral step with the same keys, whose law has a test of its own.
+    """
+    process, keys = _spaced(20, "even"), _keys(3)
+    bar = np.append(1.0, process.alphas_bar)
+    with jax.enable_x64(True):
+        x = jax.random.normal(rng.root(8), (3, 2))
+        predict = functools.partial(_predict, 0.5)
+        for i in (19, 10, 1, 0):
+            epsilon = np.asarray(predict(x, jnp.full(3, process.timesteps[i])))
+            x0 = (np.asarray(x) - np.sqrt(1 - bar[i + 1]) * epsilon) / np.sqrt(bar[i + 1])
+            variance = (1 - bar[i]) / (1 - bar[i + 1]) * (1 - bar[i + 1] / bar[i])
+            z = 0.0
+            if i:
+                mean = diffusion.reverse(process, jnp.asarray(epsilon), x, jnp.int32(i)).mean
+                small = diffusion.ancestral(process, predict, variance="fixed_small")
+                z = np.asarray(small.step(x, (), jnp.int32(i), keys)[0] - mean) / np.sqrt(variance)
+            direction = np.sqrt(1 - bar[i] - eta**2 * variance)
+            expected = np.sqrt(bar[i]) * x0 + direction * epsilon + eta * np.sqrt(variance) * z
+            found, _, believed = diffusion.ddim(process, predict, eta=eta).step(x, (), jnp.int32(i), keys)
+            np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9, err_msg=str(i))
+            np.testing.assert_allclose(believed, x0, rtol=1e-8, atol=1e-9, err_msg=str(i))
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("count", [2, 3, 7, 10, 50, 1000])
 def test_ddim_path_of_gaussian_data(spacing: str, count: int):
@@ -285,6 +312,26 @@ def test_samples_are_constrained():
         )
         assert float(jnp.abs(free).max()) > 1.2
         assert float(jnp.abs(cut).max()) <= 1.0
+
+
+@pytest.mark.parametrize("loop", ["scan", "python"])
+def test_run_is_its_loop(loop: str):
+    """A sampler that counts: each step gets what the one before left, its own number, and the keys."""
+
+    def step(x, memory, i, keys):
+        drawn = jax.vmap(lambda key: jax.random.uniform(rng.at_step(key, i)))(keys)[:, None]
+        return 0.5 * x + i * memory + drawn, memory + x, x - memory
+
+    sampler = diffusion.Sampler(np.array([4, 2, 1]), lambda x: 3 * x, step)
+    x, keys = np.array([[0.5, -1.0], [2.0, 0.25]], np.float32), _keys(2)
+    end, kept = diffusion.run(sampler, jnp.asarray(x), keys, intermediates=True, loop=loop)
+    memory = 3 * x
+    for n, i in enumerate((4, 2, 1)):
+        drawn = np.array([jax.random.uniform(rng.at_step(key, i)) for key in keys])[:, None]
+        x, memory, x0 = 0.5 * x + i * memory + drawn, memory + x, x - memory
+        np.testing.assert_allclose(kept[0][n], x, rtol=1e-6)
+        np.testing.assert_allclose(kept[1][n], x0, rtol=1e-6)
+    np.testing.assert_array_equal(end, kept[0][-1])
 
 
 @pytest.mark.parametrize(
