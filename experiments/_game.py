@@ -1,7 +1,8 @@
-"""What the experiments on adversarial games share: the section `game` of their configs, the players and their state."""
+"""What the experiments on adversarial games share: two sections of their configs, the players and their state."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from gen_jax import config as config_lib
 from gen_jax import rng
-from gen_jax.contracts import Array, Batch, Key, Terms, UserError
+from gen_jax.contracts import Array, Batch, Key, UserError
 from gen_jax.families.gan import evaluation, losses, models, objectives, sampling
 from gen_jax.train.game import Player, init_game, make_alternating_step
 from gen_jax.train.optimizer import step_options
@@ -19,54 +20,55 @@ from gen_jax.train.state import TrainState
 from gen_jax.train.step import TrainStep, masked_sums
 
 
-def section() -> ConfigDict:
-    """The section `game` of a config."""
-    game = ConfigDict()
-    game.loss = "non_saturating"  # minimax | non_saturating | wasserstein | hinge | least_squares
-    game.discriminator_updates = 1  # k, for one of the generator's; each player's update sees a k-th of the batch.
-    game.discriminator_rate = 1.0  # The discriminator's learning rate, by optim.learning_rate.
-    game.real_label = 1.0  # α; below 1 for one-sided label smoothing, of cross-entropies.
-    game.penalty = "none"  # none | gradient | r1
-    game.penalty_weight = 10.0  # λ of gradient, γ of r1.
-    game.penalty_every = 1  # In every n-th round only, n times as heavy then.
-    game.clip_weights = 0.0  # c, of the discriminator's weights; 0 for no clipping.
-    return game
+def add_keys(config: ConfigDict) -> None:
+    """Adds the sections `objective`, what the players minimise, and `game`, how they take turns."""
+    config.objective = ConfigDict()
+    config.objective.loss = "non_saturating"  # minimax | non_saturating | wasserstein | hinge | least_squares
+    config.objective.real_label = 1.0  # α; below 1 for one-sided label smoothing, of cross-entropies.
+    config.objective.penalty = "none"  # none | gradient | r1
+    config.objective.penalty_weight = 10.0  # λ of gradient, γ of r1.
+    config.objective.penalty_every = 1  # In every n-th round only, n times as heavy then.
+
+    config.game = ConfigDict()
+    config.game.discriminator_updates = 1  # k, for one of the generator's; each update sees a k-th of the batch.
+    config.game.discriminator_rate = 1.0  # The discriminator's learning rate, by optim.learning_rate.
+    config.game.clip_weights = 0.0  # c, of the discriminator's weights after an update; 0 for no clipping.
 
 
 def rules() -> dict[str, config_lib.Rule]:
-    """What the keys of `section` must satisfy."""
+    """What the keys of `add_keys` must satisfy."""
     return {
-        "game.loss": config_lib.one_of(*objectives.LOSSES),
+        "objective.loss": config_lib.one_of(*objectives.LOSSES),
+        "objective.real_label": config_lib.inside(0.0, 1.0 + 1e-9),
+        "objective.penalty": config_lib.one_of(*objectives.PENALTIES),
+        "objective.penalty_weight": config_lib.at_least(0.0),
+        "objective.penalty_every": config_lib.at_least(1),
         "game.discriminator_updates": config_lib.at_least(1),
         "game.discriminator_rate": config_lib.positive,
-        "game.real_label": config_lib.inside(0.0, 1.0 + 1e-9),
-        "game.penalty": config_lib.one_of(*objectives.PENALTIES),
-        "game.penalty_weight": config_lib.at_least(0.0),
-        "game.penalty_every": config_lib.at_least(1),
         "game.clip_weights": config_lib.at_least(0.0),
     }
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses what has no effect, or a wrong one, in the section `game`.
+    """Refuses what has no effect, or a wrong one, in the sections of `add_keys`.
 
     Args:
-      config: whose section's values are in range.
+      config: whose sections' values are in range.
 
     Raises:
       UserError: naming the keys that do not go together.
     """
-    game = config.game
+    o, game = config.objective, config.game
     check_constraint(config)
-    if game.real_label != 1.0 and game.loss not in objectives.CROSS_ENTROPIES:
+    if o.real_label != 1.0 and o.loss not in objectives.CROSS_ENTROPIES:
         raise UserError(
-            f"config.game.real_label={game.real_label} has no effect with config.game.loss={game.loss}; use "
+            f"config.objective.real_label={o.real_label} has no effect with config.objective.loss={o.loss}; use "
             f"{' or '.join(objectives.CROSS_ENTROPIES)}."
         )
-    if game.penalty_every != 1 and game.penalty == "none":
+    if o.penalty_every != 1 and o.penalty == "none":
         raise UserError(
-            f"config.game.penalty_every={game.penalty_every} has no effect with config.game.penalty=none; choose a "
-            "penalty, or leave it 1."
+            f"config.objective.penalty_every={o.penalty_every} has no effect with config.objective.penalty=none; "
+            "choose a penalty, or leave it 1."
         )
     if config.train.batch_size % game.discriminator_updates:
         raise UserError(
@@ -84,17 +86,16 @@ def check_constraint(config: ConfigDict) -> None:
     Raises:
       UserError: naming the keys that do not go together.
     """
-    game = config.game
-    held = game.penalty != "none" or game.clip_weights > 0 or config.model.get("spectral", False)
-    if game.loss == "wasserstein" and not held:
+    o, limit = config.objective, config.game.clip_weights
+    held = o.penalty != "none" or limit > 0 or config.model.get("spectral", False)
+    if o.loss == "wasserstein" and not held:
         raise UserError(
-            "config.game.loss=wasserstein has no least value where nothing bounds the critic's slope; set "
-            "config.game.penalty=gradient, or config.game.clip_weights above 0."
+            "config.objective.loss=wasserstein has no least value where nothing bounds the critic's slope; set "
+            "config.objective.penalty=gradient, or config.game.clip_weights above 0."
         )
-    if game.clip_weights and (game.loss != "wasserstein" or game.penalty != "none"):
+    if limit and (o.loss != "wasserstein" or o.penalty != "none"):
         raise UserError(
-            f"config.game.clip_weights={game.clip_weights} is for config.game.loss=wasserstein without a penalty; set "
-            "it to 0."
+            f"config.game.clip_weights={limit} is for config.objective.loss=wasserstein without a penalty; set it to 0."
         )
 
 
@@ -112,21 +113,21 @@ def players(config: ConfigDict, networks: objectives.Networks, num_examples: int
     Raises:
       UserError: where the penalty does not go with the discriminator.
     """
-    game = config.game
-    objectives.check_penalty(networks, game.penalty)
+    o, game = config.objective, config.game
+    objectives.check_penalty(networks, o.penalty)
     updates = game.discriminator_updates
     options = step_options(config, num_examples)
     opponent = step_options(config, num_examples, updates=updates, rate=game.discriminator_rate)
     discriminator = functools.partial(
         objectives.discriminator_objective,
         networks=networks,
-        loss=game.loss,
-        real_label=game.real_label,
-        penalty=game.penalty,
-        penalty_weight=game.penalty_weight,
-        penalty_every=game.penalty_every,
+        loss=o.loss,
+        real_label=o.real_label,
+        penalty=o.penalty,
+        penalty_weight=o.penalty_weight,
+        penalty_every=o.penalty_every,
     )
-    generator = functools.partial(objectives.generator_objective, networks=networks, loss=game.loss)
+    generator = functools.partial(objectives.generator_objective, networks=networks, loss=o.loss)
     clip = functools.partial(losses.clip_weights, limit=game.clip_weights) if game.clip_weights else None
     return [
         Player(
@@ -190,7 +191,7 @@ def train_step(config: ConfigDict, turns: Sequence[Player], num_examples: int) -
     return make_alternating_step(turns, loss_of="discriminator", **shared)
 
 
-def eval_step(**known: Any) -> Callable[..., Terms]:
+def eval_step(**known: Any) -> Callable[..., dict[str, tuple[Array, Array]]]:
     """An evaluation step, of both players as they play, which is without their average.
 
     Args:
@@ -200,11 +201,25 @@ def eval_step(**known: Any) -> Callable[..., Terms]:
       The step, as an `Experiment` has it.
     """
 
-    def step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> Terms:
+    def step(state: TrainState, batch: Batch, *, axis_name: str | None = None) -> dict[str, tuple[Array, Array]]:
         values = evaluation.game_values(state.params, state.model_state, state.key, batch, **known)
         return masked_sums(values, batch["mask"], axis_name)
 
     return step
+
+
+def settle(state: TrainState, *, networks: objectives.Networks) -> TrainState:
+    """A run's state with the batch statistics of the parameters that it is evaluated with.
+
+    Args:
+      state: of the run.
+      networks: the networks.
+
+    Returns:
+      The state.
+    """
+    settled = sampling.settle_statistics(state.eval_params, state.model_state, state.key, networks=networks)
+    return dataclasses.replace(state, model_state=settled)
 
 
 def sample(state: TrainState, keys: Key, *, networks: objectives.Networks) -> Array:

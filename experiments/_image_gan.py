@@ -1,4 +1,4 @@
-"""What the experiments on images share: who is told which class, how samples are judged, and the pictures."""
+"""What the adversarial games on images share: their config, the two players, and the pictures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 from experiments import _game, _images
 from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Picture, Source
-from gen_jax.families.gan import evaluation, models, objectives, pictures, sampling
+from gen_jax.families.gan import evaluation, models, objectives, pictures
 from gen_jax.train.state import TrainState
 
 
 def base_config(experiment: str, preset: str) -> ConfigDict:
-    """The sections that the experiments on images share.
+    """The sections that the games on images share.
 
     Args:
       experiment: the module's name.
@@ -34,7 +34,7 @@ def base_config(experiment: str, preset: str) -> ConfigDict:
     config.model.latent = "normal"  # normal | uniform
     config.model.num_classes = 0  # Above 0 both players are told the label of each image.
     config.model.conditioning = "projection"  # projection | embedding: how the discriminator is told.
-    config.game = _game.section()
+    _game.add_keys(config)
 
     _images.add_judge_keys(config)
     config.eval.parzen = False  # Whether to measure the Parzen-window likelihood of the first papers as well.
@@ -76,7 +76,7 @@ def build(
     build_networks: Callable[[ConfigDict, tuple[int, ...]], objectives.Networks],
     sources: tuple[Source, Source] | None,
 ) -> Experiment:
-    """Wires an experiment on images: source -> networks -> players -> step -> evaluation -> pictures.
+    """Wires a game on images: source -> networks -> players -> step -> evaluation -> pictures.
 
     Args:
       config: the resolved config, checked.
@@ -91,30 +91,31 @@ def build(
         samples are to be judged cannot be read.
     """
     train_source, test_source = _images.labelled_sources_of(config, sources)
-    loss, shape = config.game.loss, train_source.example_shape
+    loss, shape = config.objective.loss, train_source.example_shape
     networks = build_networks(config, shape)
-    players = _game.players(config, networks, train_source.num_examples)
+    turns = _game.players(config, networks, train_source.num_examples)
 
     sample = functools.partial(_game.sample, networks=networks)
     judge = _images.judge_of(config, sample, (train_source, test_source), fresh=sources is None)
 
     def draw(state: TrainState) -> dict[str, Picture]:
-        return pictures.image_pictures(state, _images.images_of(train_source), networks=networks)
+        players = state.eval_params, state.model_state
+        return pictures.image_pictures(*players, state.key, _images.images_of(train_source), networks=networks)
 
     return Experiment(
         train_source=train_source,
         test_source=test_source,
         init=functools.partial(
-            _game.init_state, networks=networks, turns=players, example_shape=shape, ema=_game.has_ema(config)
+            _game.init_state, networks=networks, turns=turns, example_shape=shape, ema=_game.has_ema(config)
         ),
-        train_step=_game.train_step(config, players, train_source.num_examples),
+        train_step=_game.train_step(config, turns, train_source.num_examples),
         eval_step=_game.eval_step(networks=networks, loss=loss),
         report=evaluation.report,
         assess=judge.assess,
         sample=sample,
         pictures=draw,
-        settle=functools.partial(sampling.settle, networks=networks),
-        frame=functools.partial(pictures.image_frame, networks=networks),
+        settle=functools.partial(_game.settle, networks=networks),
+        frame=lambda state: pictures.image_frame(state.eval_params, state.model_state, state.key, networks=networks),
         warnings=objectives.warnings_of(loss),
         headline=(*judge.headline, "parzen_nats", "discriminator_loss"),
         steps_per_call=config.train.steps_per_call,

@@ -1,4 +1,4 @@
-"""What the experiments on images share: the images, and how samples are judged against them."""
+"""What the experiments on images share: the images, whole sets of them, and how samples are judged against them."""
 
 from __future__ import annotations
 
@@ -203,11 +203,36 @@ def images_of(source: Source, count: int | None = None) -> np.ndarray:
     Returns:
       [N, H, W, C] in [0, 1].
     """
-    total = source.num_examples
-    wanted = np.zeros(total, bool)
-    wanted[np.random.default_rng(0).permutation(total)[:count]] = True
-    found: list[np.ndarray] = []
-    for batch in source.whole().evaluation():
-        kept = batch["mask"] > 0
-        found.append(batch["image"][kept][wanted[batch["row"][kept]]])
-    return np.concatenate(found) / np.float32(255)
+    images, _ = whole_set(source)
+    wanted = np.zeros(len(images), bool)
+    wanted[np.random.default_rng(0).permutation(len(images))[:count]] = True
+    return images[wanted] / np.float32(255)
+
+
+def whole_set(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels of a set, though this process may be given only a part of every batch.
+
+    Args:
+      source: of the images.
+
+    Returns:
+      [N, H, W, C] uint8 and [N] int32, in the source's order.
+    """
+    batches = [(b["image"][b["mask"] > 0], b["label"][b["mask"] > 0]) for b in source.whole().evaluation()]
+    images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
+    return images, labels
+
+
+def in_batches(function: Callable[[Array], Array], x: np.ndarray, batch_size: int = 1000) -> np.ndarray:
+    """Applies a function of a batch to a set that may be larger than memory allows at once.
+
+    Args:
+      function: `[B, ...] -> [B, ...]`, to be compiled.
+      x: [N, ...].
+      batch_size: B.
+
+    Returns:
+      [N, ...].
+    """
+    compiled = jax.jit(function)
+    return np.concatenate([np.asarray(compiled(x[i : i + batch_size])) for i in range(0, len(x), batch_size)])

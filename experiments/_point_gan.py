@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from experiments import _game, _points
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Source
+from gen_jax.contracts import Experiment, Field, Source
 from gen_jax.families.gan import evaluation, models, objectives, pictures
 from gen_jax.train.game import Player
+from gen_jax.train.state import TrainState
 
 
 def base_config(experiment: str, preset: str) -> ConfigDict:
@@ -116,16 +117,22 @@ def build(
     train_source, test_source = _points.sources_of(config, sources)
     networks = networks_of(config)
     turns = players(config, networks, train_source.num_examples)
-    loss, radius = config.game.loss, config.eval.mode_radius * mixture.std
+    loss, radius = config.objective.loss, config.eval.mode_radius * mixture.std
 
     sample = functools.partial(_game.sample, networks=networks)
-    field = functools.partial(
-        pictures.point_field,
-        networks=networks,
-        centres=mixture.centres,
-        std=mixture.std,
-        probability=loss in objectives.CROSS_ENTROPIES,
-    )
+
+    def field(state: TrainState) -> Field:
+        return pictures.point_field(
+            state.eval_params,
+            state.model_state,
+            state.key,
+            state.params["discriminator"],
+            networks=networks,
+            centres=mixture.centres,
+            std=mixture.std,
+            probability=loss in objectives.CROSS_ENTROPIES,
+        )
+
     return Experiment(
         train_source=train_source,
         test_source=test_source,

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _images
+from experiments import _autoencoder, _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Experiment, Key, Picture, Source, UserError
@@ -49,31 +49,20 @@ def get_config(preset: str = "default") -> ConfigDict:
     Raises:
       UserError: where there is no such preset.
     """
-    config = config_lib.base_config()
-    config.experiment = "autoencoder"
-    config.preset = preset
-    config.data.name = "fashion_mnist_10k"
-
-    config.model = ConfigDict()
+    config = _autoencoder.base_config("autoencoder", preset)
     config.model.network = "mlp"  # mlp | conv
-    config.model.code_size = 30
+    config.model.latent_dim = 30
     config.model.hidden = (1000, 500, 250)  # mlp: the width of each hidden layer, from the image inwards.
     config.model.channels = (32, 64)  # conv: of each stage that halves the image.
     config.model.activation = "gelu"  # gelu | relu | tanh | sigmoid; the paper's is sigmoid.
     config.model.tied = False  # Whether the decoder's weights are the encoder's, transposed.
     config.model.output = "sigmoid"  # sigmoid | linear
 
-    config.objective = ConfigDict()
     config.objective.error = "cross_entropy"  # cross_entropy | squared_error
     config.objective.l2 = 0.0  # The weight of the sum of squared weights.
 
-    config.eval.probe_examples = 10_000  # How many training images the linear probe sees at most; 0 for no probe.
-
     config.optim.learning_rate = 5e-4
-    config.optim.schedule = "cosine"
     config.train.duration = "60 epochs"
-    config.train.steps_per_call = 10
-    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -83,7 +72,7 @@ def _mnist(config: ConfigDict) -> None:
 
 
 def _two_d(config: ConfigDict) -> None:
-    config.model.code_size = 2
+    config.model.latent_dim = 2
 
 
 def _conv(config: ConfigDict) -> None:
@@ -102,16 +91,9 @@ def _linear(config: ConfigDict) -> None:
 
 
 def _tiny(config: ConfigDict) -> None:
-    config.optim.learning_rate = 5e-3
+    _autoencoder.make_tiny(config)
     config.model.hidden = (32,)
-    config.model.code_size = 2
-    config.train.batch_size = 64
-    config.train.duration = "40 steps"
-    config.train.steps_per_call = 2
-    config.train.log_every = "10 steps"
-    config.train.eval_every = config.train.checkpoint_every = "20 steps"
-    config.eval.sample_chunk = 16
-    config.eval.probe_examples = 200
+    config.model.latent_dim = 2
 
 
 _PRESETS = {
@@ -133,16 +115,14 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: for the first value out of range.
     """
-    rules = config_lib.base_rules() | {
+    rules = _autoencoder.base_rules() | {
         "model.network": config_lib.one_of("mlp", "conv"),
-        "model.code_size": config_lib.at_least(1),
         "model.hidden": config_lib.each(config_lib.at_least(1)),
         "model.channels": config_lib.each(config_lib.at_least(1)),
-        "model.activation": config_lib.one_of("gelu", "relu", "tanh", "sigmoid"),
+        "model.activation": config_lib.one_of(*_autoencoder.ACTIVATIONS),
         "model.output": config_lib.one_of(*models.OUTPUTS),
         "objective.error": config_lib.one_of(*losses.ERRORS),
         "objective.l2": config_lib.at_least(0.0),
-        "eval.probe_examples": config_lib.at_least(0),
     }
     config_lib.check(config, rules)
     config_lib.check_optimizer(config)
@@ -175,12 +155,12 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
 
     def init(key: Key) -> TrainState:
         params = model.init(rng.stream(key, "init"), jnp.zeros((1, *train_source.example_shape)))["params"]
-        moments = objectives.code_moments(model.code_size)
+        moments = objectives.code_moments(model.latent_dim)
         return init_state(params, options["tx"], key, model_state=moments, ema=options["ema"] is not None)
 
     judged: dict[str, Any] = {
         "model": model,
-        "sets": functools.partial(evaluation.load_sets, train_source, test_source),
+        "sets": functools.partial(_autoencoder.load_sets, train_source, test_source),
     }
     return Experiment(
         train_source=train_source,
@@ -194,7 +174,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
             state.eval_params, state.model_state, keys, model=model
         ),
         pictures=functools.partial(draw, **judged),
-        headline=("squared_error", "pca_squared_error", "psnr_db", "code_probe_error_percent"),
+        headline=("squared_error", "pca_squared_error", "psnr", "code_probe_error_percent"),
         steps_per_call=config.train.steps_per_call,
     )
 
@@ -208,18 +188,18 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> nn.Module:
     height, width, channels = image_shape
     m = config.model
     options: dict[str, Any] = {
-        "activation": {"gelu": nn.gelu, "relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}[m.activation],
+        "activation": _autoencoder.ACTIVATIONS[m.activation],
         "output": m.output,
         "tied": m.tied,
     }
     if m.network == "mlp":
-        return models.MLPAutoencoder((height, width, channels), (*m.hidden, m.code_size), **options)
+        return models.MLPAutoencoder((height, width, channels), (*m.hidden, m.latent_dim), **options)
     _images.check_stages(config, image_shape, "autoencoder")
-    return models.ConvAutoencoder((height, width, channels), tuple(m.channels), m.code_size, **options)
+    return models.ConvAutoencoder((height, width, channels), tuple(m.channels), m.latent_dim, **options)
 
 
 def assess(
-    state: TrainState, *, model: nn.Module, sets: Callable[[], evaluation.Sets], probe_examples: int
+    state: TrainState, *, model: nn.Module, sets: Callable[[], _autoencoder.Sets], probe_examples: int
 ) -> dict[str, float]:
     """What the code is worth: its error beside that of as many principal components, and linear probes of both.
 
@@ -233,10 +213,9 @@ def assess(
       `pca_squared_error` and the probes' errors.
     """
     data = sets()
-    principal = pca_lib.fit_pca(data.train, min(model.code_size, data.train[0].size, len(data.train)))
-    code = functools.partial(sampling.encode, state.eval_params, model=model)
+    principal = pca_lib.fit_pca(data.train, min(model.latent_dim, data.train[0].size, len(data.train)))
     representations = {
-        "code": [evaluation.in_batches(code, x) for x in data.images],
+        "code": _autoencoder.codes_of(state.eval_params, data, model=model),
         "pca": [pca_lib.encode(principal, x) for x in data.images],
         "pixels": list(data.images),
     }
@@ -244,7 +223,7 @@ def assess(
     return {"pca_squared_error": error} | probe_errors(representations, data.labels, probe_examples)
 
 
-def draw(state: TrainState, *, model: nn.Module, sets: Callable[[], evaluation.Sets]) -> dict[str, Picture]:
+def draw(state: TrainState, *, model: nn.Module, sets: Callable[[], _autoencoder.Sets]) -> dict[str, Picture]:
     """Reconstructions beside those of principal components, the first layer's filters, and the codes in the plane.
 
     Args:
@@ -255,13 +234,11 @@ def draw(state: TrainState, *, model: nn.Module, sets: Callable[[], evaluation.S
     Returns:
       `reconstructions`, `codes`, and for a fully connected network `filters`.
     """
-    data, params, size = sets(), state.eval_params, model.code_size
+    data, params, size = sets(), state.eval_params, model.latent_dim
     rank = min(size, data.train[0].size, len(data.train))
     principal = pca_lib.fit_pca(data.train, max(2, rank))
-    shown = data.test[np.arange(20) % len(data.test)]
-    codes, test_codes = (
-        evaluation.in_batches(functools.partial(sampling.encode, params, model=model), x) for x in data.images
-    )
+    shown = data.test[data.shown_rows]
+    codes, test_codes = _autoencoder.codes_of(params, data, model=model)
     plane = test_codes if size == 2 else pca_lib.encode(pca_lib.fit_pca(codes, min(2, size)), test_codes)
     plane = np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))  # A code of one number lies on a line.
     found: dict[str, Picture] = {
@@ -274,11 +251,11 @@ def draw(state: TrainState, *, model: nn.Module, sets: Callable[[], evaluation.S
             },
         ),
         "codes": pictures.codes_beside(
+            "The code" if size == 2 else f"The code's {size} numbers, their first two principal components",
+            "The pixels' first two principal components",
             plane,
             pca_lib.encode(principal, data.test)[:, :2],
             data.test_labels,
-            "The code" if size == 2 else f"The code's {size} numbers, their first two principal components",
-            "The pixels' first two principal components",
         ),
     }
     if isinstance(model, models.MLPAutoencoder):

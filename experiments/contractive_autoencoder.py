@@ -18,12 +18,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _images
-from gen_jax import cli, rng
+from experiments import _autoencoder, _images
+from gen_jax import cli
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Key, Picture, Source
 from gen_jax.eval import pca as pca_lib
@@ -31,7 +30,7 @@ from gen_jax.eval.probe import probe_errors
 from gen_jax.families.autoencoder import evaluation, models, objectives, pictures, sampling
 from gen_jax.ops import pixels
 from gen_jax.train.optimizer import step_options
-from gen_jax.train.state import TrainState, init_state
+from gen_jax.train.state import TrainState
 from gen_jax.train.step import make_eval_step, make_train_step
 
 
@@ -47,30 +46,20 @@ def get_config(preset: str = "default") -> ConfigDict:
     Raises:
       UserError: where there is no such preset.
     """
-    config = config_lib.base_config()
-    config.experiment = "contractive_autoencoder"
-    config.preset = preset
-    config.data.name = "fashion_mnist_10k"
-
-    config.model = ConfigDict()
-    config.model.code_size = 1000  # Sigmoid units, in one layer.
+    config = _autoencoder.base_config("contractive_autoencoder", preset)
+    config.model.latent_dim = 1000  # Sigmoid units, in one layer.
     # Whether the decoder's weights are the encoder's, transposed. Where not, scale can dodge a penalty.
     config.model.tied = True
 
-    config.objective = ConfigDict()
     config.objective.weight = 0.1  # λ
     config.objective.contraction = "closed_form"  # closed_form | jacobian (exact, dear) | hutchinson (estimated)
     config.objective.num_probes = 1  # hutchinson: backward passes an image.
 
-    config.eval.probe_examples = 10_000  # How many training images the linear probe sees at most; 0 for no probe.
     config.eval.spectrum_examples = 20  # Over how many test images the Jacobian's spectrum is averaged.
     config.eval.sample_steps = 10  # Of the walk from an image of the last batch that samples are drawn by.
     config.eval.sample_step_size = 0.5  # s of it.
 
-    config.optim.schedule = "cosine"
     config.train.duration = "30 epochs"
-    config.train.steps_per_call = 10
-    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -82,17 +71,10 @@ def _mnist(config: ConfigDict) -> None:
 
 
 def _tiny(config: ConfigDict) -> None:
-    config.optim.learning_rate = 5e-3
-    config.model.code_size = 32
-    config.train.batch_size = 64
-    config.train.duration = "40 steps"
-    config.train.steps_per_call = 2
-    config.train.log_every = "10 steps"
-    config.train.eval_every = config.train.checkpoint_every = "20 steps"
-    config.eval.sample_chunk = 16
+    _autoencoder.make_tiny(config)
+    config.model.latent_dim = 32
     config.eval.sample_steps = 3
     config.eval.spectrum_examples = 2
-    config.eval.probe_examples = 200
 
 
 _PRESETS = {"default": lambda config: None, "mnist": _mnist, "tiny": _tiny}
@@ -107,12 +89,10 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: for the first value out of range.
     """
-    rules = config_lib.base_rules() | {
-        "model.code_size": config_lib.at_least(1),
+    rules = _autoencoder.base_rules() | {
         "objective.weight": config_lib.at_least(0.0),
         "objective.contraction": config_lib.one_of(*objectives.CONTRACTIONS),
         "objective.num_probes": config_lib.at_least(1),
-        "eval.probe_examples": config_lib.at_least(0),
         "eval.spectrum_examples": config_lib.at_least(1),
         "eval.sample_steps": config_lib.at_least(1),
         "eval.sample_step_size": config_lib.at_least(0.0),
@@ -139,7 +119,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     shape = train_source.example_shape
     height, width, channels = shape
     model = models.MLPAutoencoder(
-        (height, width, channels), (config.model.code_size,), code_activation=nn.sigmoid, tied=config.model.tied
+        (height, width, channels), (config.model.latent_dim,), code_activation=nn.sigmoid, tied=config.model.tied
     )
     contractive = functools.partial(
         objectives.contractive_objective,
@@ -152,11 +132,6 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     objective = objectives.remembering_images(objectives.beside_plain(contractive, plain))
     options = step_options(config, train_source.num_examples)
 
-    def init(key: Key) -> TrainState:
-        params = objectives.twins(model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"])
-        images = objectives.any_images(rng.stream(key, "images"), (config.train.batch_size, *shape))
-        return init_state(params, options["tx"], key, model_state=images, ema=options["ema"] is not None)
-
     def sample(state: TrainState, keys: Key) -> Array:
         images = pixels.unit_levels(state.model_state["images"])
         walk = functools.partial(sampling.contractive_walk, state.eval_params["model"], keys, images, model=model)
@@ -165,12 +140,18 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     values = functools.partial(evaluation.reconstruction_values, model=model, contraction=True)
     judged: dict[str, Any] = {
         "model": model,
-        "sets": functools.partial(evaluation.load_sets, train_source, test_source),
+        "sets": functools.partial(_autoencoder.load_sets, train_source, test_source),
     }
     return Experiment(
         train_source=train_source,
         test_source=test_source,
-        init=init,
+        init=functools.partial(
+            _autoencoder.init_twins,
+            model=model,
+            example_shape=shape,
+            batch_size=config.train.batch_size,
+            options=options,
+        ),
         train_step=make_train_step(objective, **options, whole_batch=True),
         eval_step=make_eval_step(evaluation.beside_plain_values(values, values)),
         report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
@@ -183,7 +164,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
 
 
 def assess(
-    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], evaluation.Sets], probe_examples: int
+    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], _autoencoder.Sets], probe_examples: int
 ) -> dict[str, float]:
     """What the contractive code is worth: linear probes of it, of the plain twin's and of the pixels.
 
@@ -196,18 +177,17 @@ def assess(
     Returns:
       The probes' errors.
     """
-    data = sets()
-
-    def codes(which: str) -> list[np.ndarray]:
-        code = functools.partial(sampling.encode, state.eval_params[which], model=model)
-        return [evaluation.in_batches(code, x) for x in data.images]
-
-    representations = {"contractive": codes("model"), "plain": codes("plain"), "pixels": list(data.images)}
+    data, params = sets(), state.eval_params
+    representations = {
+        "contractive": _autoencoder.codes_of(params["model"], data, model=model),
+        "plain": _autoencoder.codes_of(params["plain"], data, model=model),
+        "pixels": list(data.images),
+    }
     return probe_errors(representations, data.labels, probe_examples)
 
 
 def draw(
-    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], evaluation.Sets], spectrum_examples: int
+    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], _autoencoder.Sets], spectrum_examples: int
 ) -> dict[str, Picture]:
     """Reconstructions, filters and the Jacobian's spectrum, each beside the plain twin's.
 
@@ -221,16 +201,16 @@ def draw(
       `reconstructions`, `filters`, `plain_filters` and `spectrum`.
     """
     data, params = sets(), state.eval_params
-    shown = data.test[np.arange(20) % len(data.test)]
+    shown = data.test[data.shown_rows]
     reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model))
     rows = {
         "image": shown,
         "contractive": np.asarray(reconstruct(params["model"], shown)),
         "plain": np.asarray(reconstruct(params["plain"], shown)),
     }
-    if model.code_size < min(data.train[0].size, len(data.train)):  # As many components as pixels are the pixels.
-        principal = pca_lib.fit_pca(data.train, model.code_size)
-        rows[f"PCA, {model.code_size}"] = pca_lib.reconstruct(principal, shown)
+    if model.latent_dim < min(data.train[0].size, len(data.train)):  # As many components as pixels are the pixels.
+        principal = pca_lib.fit_pca(data.train, model.latent_dim)
+        rows[f"PCA, {model.latent_dim}"] = pca_lib.reconstruct(principal, shown)
     names = {"model": "contractive", "plain": "plain"}
     spectra = {
         name: evaluation.jacobian_spectrum(params[which], data.test[:spectrum_examples], model=model)

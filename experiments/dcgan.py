@@ -60,7 +60,7 @@ def _conditional(config: ConfigDict) -> None:
 
 
 def _hinge(config: ConfigDict) -> None:
-    config.game.loss = "hinge"
+    config.objective.loss = "hinge"
     config.model.discriminator_norm, config.model.spectral = "none", True
 
 
@@ -101,7 +101,7 @@ _PRESETS = {
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks a config's values.
+    """Checks a config's values; `build` checks what also depends on the data.
 
     Args:
       config: the resolved config.

@@ -18,13 +18,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _images
+from experiments import _autoencoder, _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Key, Picture, Source
@@ -49,30 +48,20 @@ def get_config(preset: str = "default") -> ConfigDict:
     Raises:
       UserError: where there is no such preset.
     """
-    config = config_lib.base_config()
-    config.experiment = "denoising_autoencoder"
-    config.preset = preset
-    config.data.name = "fashion_mnist_10k"
-
-    config.model = ConfigDict()
+    config = _autoencoder.base_config("denoising_autoencoder", preset)
     config.model.hidden = (1000,)  # The width of each hidden layer before the code.
-    config.model.code_size = 500
+    config.model.latent_dim = 500
     config.model.activation = "gelu"  # gelu | relu | tanh | sigmoid; of the code as well.
     config.model.tied = False  # Whether the decoder's weights are the encoder's, transposed.
 
-    config.objective = ConfigDict()
     config.objective.corruption = "gaussian"  # gaussian | masking | salt_and_pepper
     config.objective.level = 0.5  # σ of the Gaussian, in units of the grey scale; of the others, the share of pixels.
     config.objective.error = "cross_entropy"  # cross_entropy | squared_error
 
-    config.eval.probe_examples = 10_000  # How many training images the linear probe sees at most; 0 for no probe.
     config.eval.inpaint_steps = 30  # Reconstructions by which a hole is filled.
     config.eval.sample_steps = 30  # Of the chain that samples are drawn by.
 
-    config.optim.schedule = "cosine"
     config.train.duration = "60 epochs"
-    config.train.steps_per_call = 10
-    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -92,19 +81,12 @@ def _mnist(config: ConfigDict) -> None:
 
 
 def _tiny(config: ConfigDict) -> None:
-    config.optim.learning_rate = 5e-3
+    _autoencoder.make_tiny(config)
     config.model.hidden = (32,)
-    config.model.code_size = 16
-    config.train.batch_size = 64
-    config.train.duration = "40 steps"
-    config.train.steps_per_call = 2
-    config.train.log_every = "10 steps"
-    config.train.eval_every = config.train.checkpoint_every = "20 steps"
+    config.model.latent_dim = 16
     config.train.ema_decay = 0.9
-    config.eval.sample_chunk = 16
     config.eval.sample_steps = 3
     config.eval.inpaint_steps = 3
-    config.eval.probe_examples = 200
 
 
 _PRESETS = {
@@ -125,13 +107,11 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: for the first value out of range.
     """
-    rules = config_lib.base_rules() | {
+    rules = _autoencoder.base_rules() | {
         "model.hidden": config_lib.each(config_lib.at_least(1)),
-        "model.code_size": config_lib.at_least(1),
-        "model.activation": config_lib.one_of("gelu", "relu", "tanh", "sigmoid"),
+        "model.activation": config_lib.one_of(*_autoencoder.ACTIVATIONS),
         "objective.corruption": config_lib.one_of(*CORRUPTIONS),
         "objective.error": config_lib.one_of(*losses.ERRORS),
-        "eval.probe_examples": config_lib.at_least(0),
         "eval.inpaint_steps": config_lib.at_least(1),
         "eval.sample_steps": config_lib.at_least(1),
     }
@@ -171,7 +151,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         reconstruct = functools.partial(sampling.reconstruct, state.eval_params, model=model)
         return sampling.denoising_chain(reconstruct, keys, shape, **noise, num_steps=config.eval.sample_steps)
 
-    sets = functools.partial(evaluation.load_sets, train_source, test_source)
+    sets = functools.partial(_autoencoder.load_sets, train_source, test_source)
     judged: dict[str, Any] = {"model": model, "sets": sets, "noise": noise}
     return Experiment(
         train_source=train_source,
@@ -183,7 +163,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         assess=functools.partial(assess, **judged, probe_examples=config.eval.probe_examples),
         sample=sample,
         pictures=functools.partial(draw, **judged, inpaint_steps=config.eval.inpaint_steps),
-        headline=("squared_error", "linear_squared_error", "corrupted_squared_error", "psnr_db"),
+        headline=("squared_error", "linear_squared_error", "corrupted_squared_error", "psnr"),
         steps_per_call=config.train.steps_per_call,
     )
 
@@ -192,8 +172,8 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> models.MLPA
     """The autoencoder of a config for images of a shape (H, W, C); its code has the activation of the hidden layers."""
     height, width, channels = image_shape
     m = config.model
-    activation = {"gelu": nn.gelu, "relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}[m.activation]
-    widths = (*m.hidden, m.code_size)
+    activation = _autoencoder.ACTIVATIONS[m.activation]
+    widths = (*m.hidden, m.latent_dim)
     return models.MLPAutoencoder((height, width, channels), widths, activation, activation, tied=m.tied)
 
 
@@ -201,7 +181,7 @@ def assess(
     state: TrainState,
     *,
     model: models.MLPAutoencoder,
-    sets: Callable[[], evaluation.Sets],
+    sets: Callable[[], _autoencoder.Sets],
     noise: dict[str, Any],
     probe_examples: int,
 ) -> dict[str, float]:
@@ -222,8 +202,7 @@ def assess(
     noisy = evaluation.corrupted_like_the_test_set(state.key, jnp.asarray(data.test), index, **noise)
     denoised = pca_lib.denoise(best_linear(data.train, noise), np.asarray(noisy))
     errors = np.sum((denoised - data.test) ** 2, axis=(1, 2, 3))
-    code = functools.partial(sampling.encode, state.eval_params, model=model)
-    codes = [evaluation.in_batches(code, x) for x in data.images]
+    codes = _autoencoder.codes_of(state.eval_params, data, model=model)
     representations = {"code": codes, "pixels": list(data.images)}
     numbers = probe_errors(representations, data.labels, probe_examples)
     return {"linear_squared_error": float(np.mean(errors))} | numbers
@@ -239,7 +218,7 @@ def draw(
     state: TrainState,
     *,
     model: models.MLPAutoencoder,
-    sets: Callable[[], evaluation.Sets],
+    sets: Callable[[], _autoencoder.Sets],
     noise: dict[str, Any],
     inpaint_steps: int,
 ) -> dict[str, Picture]:
@@ -256,23 +235,22 @@ def draw(
       `denoised`, `inpainted` and `filters`.
     """
     data, params = sets(), state.eval_params
-    rows = jnp.arange(20) % len(data.test)
-    shown = data.test[rows]
-    noisy = np.asarray(evaluation.corrupted_like_the_test_set(state.key, jnp.asarray(shown), rows, **noise))
+    shown, index = data.test[data.shown_rows], jnp.asarray(data.shown_rows)
+    noisy = np.asarray(evaluation.corrupted_like_the_test_set(state.key, jnp.asarray(shown), index, **noise))
     reconstruct = jax.jit(functools.partial(sampling.reconstruct, params, model=model))
-    known = np.ones_like(shown)
+    mask = np.ones_like(shown)
     height, width = shown.shape[1:3]
-    known[:, height // 3 : height - height // 3, width // 3 : width - width // 3] = 0  # A hole in the middle,
-    known[10:, :, :] = 1
-    known[10:, height // 2 :] = 0  # and for the second ten the lower half.
-    filled = jax.jit(lambda x, m: sampling.inpaint(reconstruct, x, m, inpaint_steps))(shown, known)
+    mask[:, height // 3 : height - height // 3, width // 3 : width - width // 3] = 0  # A hole in the middle,
+    mask[10:, :, :] = 1
+    mask[10:, height // 2 :] = 0  # and for the second ten the lower half.
+    filled = jax.jit(functools.partial(sampling.inpaint, reconstruct, num_steps=inpaint_steps))(shown, mask)
     denoised = {
         "image": shown,
         "corrupted": noisy,
         "denoised": np.asarray(reconstruct(noisy)),
         "linear": pca_lib.denoise(best_linear(data.train, noise), noisy),
     }
-    filled_in = {"image": shown, "hole": shown * known, "filled in": np.asarray(filled)}
+    filled_in = {"image": shown, "hole": shown * mask, "filled in": np.asarray(filled)}
     kernel = np.asarray(params["encoder_0"]["kernel"])
     return {
         "denoised": pictures.compared("Test images, corrupted and denoised", denoised),

@@ -91,7 +91,7 @@ _PRESETS = {"default": lambda config: None, "conditional": _conditional, "maxout
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks a config's values.
+    """Checks a config's values; `build` checks what also depends on the data.
 
     Args:
       config: the resolved config.

@@ -38,8 +38,8 @@ def get_config(preset: str = "default") -> ConfigDict:
     """
     config = _point_gan.base_config("gan_ring", preset)
     config.model.discriminator_hidden = (128, 128)
-    config.game = _game.section()
-    config.game.penalty, config.game.penalty_weight = "r1", 0.1
+    _game.add_keys(config)
+    config.objective.penalty, config.objective.penalty_weight = "r1", 0.1
 
     config.optim.learning_rate = 1e-3
     config.optim.b1 = 0.5
@@ -61,26 +61,28 @@ def _grid(config: ConfigDict) -> None:
 
 
 def _wgan_gp(config: ConfigDict) -> None:
-    config.game.loss, config.game.penalty, config.game.penalty_weight = "wasserstein", "gradient", 0.1
+    config.objective.loss = "wasserstein"
+    config.objective.penalty, config.objective.penalty_weight = "gradient", 0.1
     config.game.discriminator_updates = 5
     config.train.batch_size = 5 * 256
     config.optim.b2 = 0.9
 
 
 def _wgan(config: ConfigDict) -> None:
-    config.game.loss, config.game.penalty, config.game.clip_weights = "wasserstein", "none", 0.1
+    config.objective.loss, config.objective.penalty = "wasserstein", "none"
+    config.game.clip_weights = 0.1
     config.game.discriminator_updates = 5
     config.train.batch_size = 5 * 256
     config.optim.b1 = 0.0
 
 
 def _hinge(config: ConfigDict) -> None:
-    config.game.loss, config.game.penalty, config.model.spectral = "hinge", "none", True
+    config.objective.loss, config.objective.penalty, config.model.spectral = "hinge", "none", True
 
 
 def _collapse(config: ConfigDict) -> None:
     config.model.discriminator_hidden = (128,)
-    config.game.loss, config.game.penalty = "minimax", "none"
+    config.objective.loss, config.objective.penalty = "minimax", "none"
     config.optim.learning_rate, config.optim.schedule = 1e-4, "constant"
 
 

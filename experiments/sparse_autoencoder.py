@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _images
-from gen_jax import cli, rng
+from experiments import _autoencoder, _images
+from gen_jax import cli
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Key, Picture, Source, UserError
 from gen_jax.eval import pca as pca_lib
@@ -33,7 +33,7 @@ from gen_jax.eval.sparsity import code_sparsity
 from gen_jax.families.autoencoder import evaluation, models, objectives, pictures, sampling
 from gen_jax.ops import pixels
 from gen_jax.train.optimizer import step_options
-from gen_jax.train.state import TrainState, init_state
+from gen_jax.train.state import TrainState
 from gen_jax.train.step import make_eval_step, make_train_step
 
 
@@ -49,19 +49,13 @@ def get_config(preset: str = "default") -> ConfigDict:
     Raises:
       UserError: where there is no such preset.
     """
-    config = config_lib.base_config()
-    config.experiment = "sparse_autoencoder"
-    config.preset = preset
-    config.data.name = "fashion_mnist_10k"
-
-    config.model = ConfigDict()
-    config.model.code_size = 1000  # Units; more than it takes, of which few are on.
+    config = _autoencoder.base_config("sparse_autoencoder", preset)
+    config.model.latent_dim = 1000  # Units; more than it takes, of which few are on.
     # Whether the decoder's weights are the encoder's, transposed. Where not, scale can dodge a penalty.
     config.model.tied = True
 
     config.model.init_std = 0.01  # Of the initial weights; with larger ones more units stay as they begin.
 
-    config.objective = ConfigDict()
     config.objective.sparsity = "k_sparse"  # k_sparse (linear units) | kl (sigmoid units) | l1 (rectified units)
     config.objective.k = 25  # k_sparse: how many units are on.
     config.objective.k_start = 200  # k_sparse: how many at first, so that every unit learns.
@@ -70,12 +64,8 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.objective.weight = 1.0  # kl, l1: of the penalty.
 
     config.eval.alpha = 1.0  # k_sparse: α k units are on when codes are judged.
-    config.eval.probe_examples = 10_000  # How many training images the linear probe sees at most; 0 for no probe.
 
-    config.optim.schedule = "cosine"
     config.train.duration = "30 epochs"
-    config.train.steps_per_call = 10
-    config.train.eval_every = config.train.checkpoint_every = "10 epochs"
     return config_lib.apply_preset(config, _PRESETS)
 
 
@@ -96,23 +86,16 @@ def _l1(config: ConfigDict) -> None:
 
 
 def _tiny(config: ConfigDict) -> None:
-    config.optim.learning_rate = 5e-3
-    config.model.code_size = 32
+    _autoencoder.make_tiny(config)
+    config.model.latent_dim = 32
     config.objective.k, config.objective.k_start, config.objective.anneal = 4, 16, "20 steps"
-    config.train.batch_size = 64
-    config.train.duration = "40 steps"
-    config.train.steps_per_call = 2
-    config.train.log_every = "10 steps"
-    config.train.eval_every = config.train.checkpoint_every = "20 steps"
-    config.eval.sample_chunk = 16
-    config.eval.probe_examples = 200
 
 
 _PRESETS = {"default": lambda config: None, "mnist": _mnist, "kl": _kl, "l1": _l1, "tiny": _tiny}
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks a config's values.
+    """Checks a config's values; `build` checks what also depends on the data.
 
     Args:
       config: the resolved config.
@@ -120,8 +103,7 @@ def validate(config: ConfigDict) -> None:
     Raises:
       UserError: for the first value out of range.
     """
-    rules = config_lib.base_rules() | {
-        "model.code_size": config_lib.at_least(1),
+    rules = _autoencoder.base_rules() | {
         "model.init_std": config_lib.positive,
         "objective.sparsity": config_lib.one_of(*objectives.SPARSITIES),
         "objective.k": config_lib.at_least(1),
@@ -130,16 +112,15 @@ def validate(config: ConfigDict) -> None:
         "objective.rho": config_lib.inside(0.0, 1.0),
         "objective.weight": config_lib.at_least(0.0),
         "eval.alpha": config_lib.at_least(1.0),
-        "eval.probe_examples": config_lib.at_least(0),
     }
     config_lib.check(config, rules)
     config_lib.check_optimizer(config)
-    size = config.model.code_size
+    size = config.model.latent_dim
     for key, value in (("objective.k", config.objective.k), ("objective.k_start", config.objective.k_start)):
         if config.objective.sparsity == "k_sparse" and value > size:
             raise UserError(
                 f"config.{key}={value} is more than the code's {size} units; choose at most {size}, or a larger "
-                "config.model.code_size."
+                "config.model.latent_dim."
             )
     if config.objective.sparsity == "k_sparse" and config.objective.k_start < config.objective.k:
         raise UserError(
@@ -166,7 +147,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
     shape, o = train_source.example_shape, config.objective
     height, width, channels = shape
     model = build_model(config, (height, width, channels))
-    k = min(round(config.eval.alpha * o.k), config.model.code_size) if o.sparsity == "k_sparse" else None
+    k = min(round(config.eval.alpha * o.k), config.model.latent_dim) if o.sparsity == "k_sparse" else None
     anneal_steps = config_lib.steps_in(o.anneal, config.train.batch_size, train_source.num_examples)
     if o.sparsity == "k_sparse" and anneal_steps > config_lib.interval(
         config.train.duration, config, train_source.num_examples
@@ -186,24 +167,25 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         weight=o.weight,
     )
     plain = functools.partial(objectives.objective, model=model, error="squared_error")
-    objective = objectives.remembering_images(objectives.beside_plain(sparse, plain))
+    objective = objectives.remembering_images(objectives.beside_plain(sparse, plain, whole_batch=True))
     options = step_options(config, train_source.num_examples)
-
-    def init(key: Key) -> TrainState:
-        params = objectives.twins(model.init(rng.stream(key, "init"), jnp.zeros((1, *shape)))["params"])
-        images = objectives.any_images(rng.stream(key, "images"), (config.train.batch_size, *shape))
-        return init_state(params, options["tx"], key, model_state=images, ema=options["ema"] is not None)
 
     def sample(state: TrainState, keys: Key) -> Array:
         noise = sampling.gaussian_images(keys, pixels.unit_levels(state.model_state["images"]))
         return jnp.clip(sampling.reconstruct(state.eval_params["model"], noise, model=model, k=k), 0.0, 1.0)
 
     values = functools.partial(evaluation.reconstruction_values, model=model)
-    sets = functools.partial(evaluation.load_sets, train_source, test_source)
+    sets = functools.partial(_autoencoder.load_sets, train_source, test_source)
     return Experiment(
         train_source=train_source,
         test_source=test_source,
-        init=init,
+        init=functools.partial(
+            _autoencoder.init_twins,
+            model=model,
+            example_shape=shape,
+            batch_size=config.train.batch_size,
+            options=options,
+        ),
         train_step=make_train_step(objective, **options, whole_batch=True),
         eval_step=make_eval_step(evaluation.beside_plain_values(functools.partial(values, k=k), values)),
         report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
@@ -220,7 +202,7 @@ def build_model(config: ConfigDict, image_shape: tuple[int, int, int]) -> models
     units = {"k_sparse": models.identity, "kl": nn.sigmoid, "l1": nn.relu}[config.objective.sparsity]
     return models.MLPAutoencoder(
         image_shape,
-        (config.model.code_size,),
+        (config.model.latent_dim,),
         code_activation=units,
         output="linear",
         tied=config.model.tied,
@@ -232,7 +214,7 @@ def assess(
     state: TrainState,
     *,
     model: models.MLPAutoencoder,
-    sets: Callable[[], evaluation.Sets],
+    sets: Callable[[], _autoencoder.Sets],
     k: int | None,
     probe_examples: int,
 ) -> dict[str, float]:
@@ -250,11 +232,9 @@ def assess(
       and `pca_squared_error` of k principal components, and the probes' errors.
     """
     data, params = sets(), state.eval_params
-    sparse_code = functools.partial(sampling.encode, params["model"], model=model, k=k)
-    plain_code = functools.partial(sampling.encode, params["plain"], model=model)
     representations = {
-        "sparse": [evaluation.in_batches(sparse_code, x) for x in data.images],
-        "plain": [evaluation.in_batches(plain_code, x) for x in data.images],
+        "sparse": _autoencoder.codes_of(params["model"], data, model=model, k=k),
+        "plain": _autoencoder.codes_of(params["plain"], data, model=model),
         "pixels": list(data.images),
     }
     # A sigmoid unit is never 0; it is on where it is more on than off.
@@ -274,7 +254,7 @@ def assess(
 
 
 def draw(
-    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], evaluation.Sets], k: int | None
+    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], _autoencoder.Sets], k: int | None
 ) -> dict[str, Picture]:
     """Reconstructions beside those of principal components, and the filters beside the plain twin's.
 
@@ -288,7 +268,7 @@ def draw(
       `reconstructions`, `filters` and `plain_filters`.
     """
     data, params = sets(), state.eval_params
-    shown = data.test[np.arange(20) % len(data.test)]
+    shown = data.test[data.shown_rows]
     reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model, k=k))
     rows = {
         "image": shown,
@@ -300,7 +280,7 @@ def draw(
     def filters(which: str, title: str) -> Picture:
         return pictures.filters(title, np.asarray(params[which]["encoder_0"]["kernel"]), model.image_shape)
 
-    on = "" if k is None else f", {k} units of {model.code_size}"
+    on = "" if k is None else f", {k} units of {model.latent_dim}"
     return {
         "reconstructions": pictures.compared(f"Test images and their reconstructions{on}", rows),
         "filters": filters("model", "Filters of the sparse code"),

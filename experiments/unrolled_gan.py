@@ -40,9 +40,11 @@ def get_config(preset: str = "default") -> ConfigDict:
       UserError: where there is no such preset.
     """
     config = _point_gan.base_config("unrolled_gan", preset)
+    config.objective = ConfigDict()
+    config.objective.loss = "minimax"  # minimax | non_saturating | hinge | least_squares
+
     config.game = ConfigDict()
     config.game.unrolled_steps = 5  # K
-    config.game.loss = "minimax"  # minimax | non_saturating | hinge | least_squares
     config.game.discriminator_rate = 1.0  # The discriminator's learning rate, by optim.learning_rate.
 
     config.optim.learning_rate = 1e-4
@@ -98,7 +100,7 @@ def validate(config: ConfigDict) -> None:
     rules = {
         "game.unrolled_steps": config_lib.at_least(0),
         # Nothing here would hold the slope of a Wasserstein critic.
-        "game.loss": config_lib.one_of(*(loss for loss in objectives.LOSSES if loss != "wasserstein")),
+        "objective.loss": config_lib.one_of(*(loss for loss in objectives.LOSSES if loss != "wasserstein")),
         "game.discriminator_rate": config_lib.positive,
     }
     _point_gan.check(config, rules)
@@ -137,7 +139,7 @@ def players(config: ConfigDict, networks: objectives.Networks, num_examples: int
     Returns:
       The two players.
     """
-    game, clip_norm = config.game, config.optim.clip_norm
+    loss, game, clip_norm = config.objective.loss, config.game, config.optim.clip_norm
     # Differentiable where a gradient is 0, as the generator's gradient goes through it.
     opponent = step_options(config, num_examples, rate=game.discriminator_rate, eps_root=1e-16)["tx"]
     if clip_norm:  # Within the optimiser, so that the updates that are looked ahead at are clipped like the real ones.
@@ -147,9 +149,9 @@ def players(config: ConfigDict, networks: objectives.Networks, num_examples: int
         tx=opponent,
         num_steps=game.unrolled_steps,
         networks=networks,
-        loss=game.loss,
+        loss=loss,
     )
-    discriminator = functools.partial(objectives.discriminator_objective, networks=networks, loss=game.loss)
+    discriminator = functools.partial(objectives.discriminator_objective, networks=networks, loss=loss)
     return [
         Player(
             "generator", generator, step_options(config, num_examples)["tx"], clip_norm=clip_norm, takes_opt_state=True

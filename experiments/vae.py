@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from experiments import _images
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
-from gen_jax.contracts import Experiment, Key, Source, UserError
+from gen_jax.contracts import Experiment, Key, Picture, Source, UserError
 from gen_jax.families.vae import evaluation, models, objectives, pictures, sampling
 from gen_jax.train.optimizer import step_options
 from gen_jax.train.state import TrainState, init_state
@@ -206,7 +206,12 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         "importance_samples": config.eval.importance_samples,
         "importance_chunk": config.eval.importance_chunk,
     }
-    shown = {"model": model, "test_source": test_source, "binarization": config.data.binarization}
+
+    def draw(state: TrainState) -> dict[str, Picture]:
+        test_set = _images.whole_set(test_source)
+        binarization = config.data.binarization
+        return pictures.image_pictures(state.eval_params, state.key, *test_set, model=model, binarization=binarization)
+
     num_dims = int(np.prod(train_source.example_shape))
     return Experiment(
         train_source=train_source,
@@ -217,7 +222,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         likelihood_step=make_eval_step(functools.partial(evaluation.likelihood_values, **tested, **importance)),
         report=functools.partial(evaluation.report, num_dims=num_dims, exact=is_likelihood(config)),
         sample=lambda state, keys: sampling.sample_prior(state.eval_params, keys, model=model),
-        pictures=lambda state: pictures.image_pictures(state.eval_params, state.key, **shown),
+        pictures=draw,
         headline=("elbo_nats", "score_nats", "iwae_nats", "bits_per_dim", "active_units"),
         steps_per_call=config.train.steps_per_call,
     )

@@ -42,10 +42,10 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.model.network = "dcgan"  # dcgan | resnet
     config.model.latent_dim = 128
     config.model.channels = 32  # dcgan: of the layer nearest the image; resnet: of every block.
-    config.model.critic_norm = "none"  # none | layer; batch normalisation does not go with the penalty.
-    config.game.loss = "wasserstein"
+    config.model.discriminator_norm = "none"  # none | layer | batch, which does not go with the penalty.
+    config.objective.loss = "wasserstein"
+    config.objective.penalty, config.objective.penalty_weight = "gradient", 10.0
     config.game.discriminator_updates = 5
-    config.game.penalty, config.game.penalty_weight = "gradient", 10.0
 
     config.optim.learning_rate = 1e-3  # Above the paper's 1e-4 and 2e-4, for a short run.
     config.optim.b1, config.optim.b2 = 0.5, 0.9
@@ -99,7 +99,7 @@ _PRESETS = {
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks a config's values.
+    """Checks a config's values; `build` checks what also depends on the data.
 
     Args:
       config: the resolved config.
@@ -110,7 +110,7 @@ def validate(config: ConfigDict) -> None:
     rules = {
         "model.network": config_lib.one_of("dcgan", "resnet"),
         "model.channels": config_lib.at_least(1),
-        "model.critic_norm": config_lib.one_of("none", "layer", "batch"),
+        "model.discriminator_norm": config_lib.one_of("none", "layer", "batch"),
     }
     _image_gan.check(config, rules)
 
@@ -137,7 +137,7 @@ def build_networks(config: ConfigDict, image_shape: tuple[int, ...]) -> objectiv
     m = config.model
     height, width, channels = image_shape
     shape, classes = (height, width, channels), {"num_classes": m.num_classes}
-    critic = {"norm": m.critic_norm, "conditioning": m.conditioning} | classes
+    critic = {"norm": m.discriminator_norm, "conditioning": m.conditioning} | classes
     if m.network == "resnet":
         generator: nn.Module = resnet.ResNetGenerator(shape, m.latent_dim, m.channels, **classes)
         return objectives.Networks(generator, resnet.ResNetDiscriminator(m.channels, **critic), m.latent)

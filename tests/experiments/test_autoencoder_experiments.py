@@ -8,7 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import autoencoder, contractive_autoencoder, denoising_autoencoder, sparse_autoencoder
+from experiments import (
+    _autoencoder,
+    _images,
+    autoencoder,
+    contractive_autoencoder,
+    denoising_autoencoder,
+    sparse_autoencoder,
+)
 from gen_jax import cli, rng, run
 from gen_jax.contracts import Grid, Panels, UserError
 from gen_jax.data import ImageBatches
@@ -34,8 +41,8 @@ def build(module, sources=None, **changes):
 @pytest.mark.parametrize(
     ("module", "argument", "expected"),
     [
-        (autoencoder, "model.code_size=0", ["model.code_size=0", "at least 1"]),
-        (autoencoder, "model.code_size=-3", ["model.code_size=-3", "at least 1"]),
+        (autoencoder, "model.latent_dim=0", ["model.latent_dim=0", "at least 1"]),
+        (autoencoder, "model.latent_dim=-3", ["model.latent_dim=-3", "at least 1"]),
         (autoencoder, "model.hidden=(0,)", ["model.hidden", "at least 1"]),
         (autoencoder, "model.activation=gelo", ["gelo", "did you mean gelu"]),
         (autoencoder, "objective.l2=-1", ["objective.l2=-1.0", "at least 0"]),
@@ -45,7 +52,7 @@ def build(module, sources=None, **changes):
         (sparse_autoencoder, "objective.k_start=3", ["objective.k_start=3", "less than config.objective.k=4"]),
         (sparse_autoencoder, "objective.anneal=41 steps", ["anneal='41 steps'", "longer", "duration='40 steps'"]),
         (sparse_autoencoder, "objective.k=0", ["objective.k=0", "at least 1"]),
-        (sparse_autoencoder, "model.code_size=0", ["model.code_size=0", "at least 1"]),
+        (sparse_autoencoder, "model.latent_dim=0", ["model.latent_dim=0", "at least 1"]),
         (sparse_autoencoder, "objective.rho=0.0", ["objective.rho=0.0", "above 0.0 and below 1.0"]),
         (sparse_autoencoder, "objective.rho=1.0", ["objective.rho=1.0", "above 0.0 and below 1.0"]),
         (sparse_autoencoder, "objective.rho=-0.1", ["objective.rho=-0.1"]),
@@ -53,11 +60,11 @@ def build(module, sources=None, **changes):
         (sparse_autoencoder, "objective.sparsity=k-sparse", ["k-sparse", "did you mean k_sparse"]),
         (sparse_autoencoder, "objective.weight=-1", ["objective.weight=-1.0"]),
         (sparse_autoencoder, "eval.alpha=0.5", ["eval.alpha=0.5", "at least 1"]),
-        (contractive_autoencoder, "model.code_size=0", ["model.code_size=0", "at least 1"]),
+        (contractive_autoencoder, "model.latent_dim=0", ["model.latent_dim=0", "at least 1"]),
         (contractive_autoencoder, "objective.weight=-0.1", ["objective.weight=-0.1", "at least 0"]),
         (contractive_autoencoder, "objective.contraction=exact", ["exact", "closed_form, jacobian, hutchinson"]),
         (contractive_autoencoder, "objective.num_probes=0", ["objective.num_probes=0"]),
-        (denoising_autoencoder, "model.code_size=0", ["model.code_size=0", "at least 1"]),
+        (denoising_autoencoder, "model.latent_dim=0", ["model.latent_dim=0", "at least 1"]),
         (denoising_autoencoder, "objective.level=-0.1", ["objective.level=-0.1", "at least 0"]),
         (denoising_autoencoder, "objective.level=1e30", ["objective.level=1e+30", "below 100"]),
         (denoising_autoencoder, "objective.level=inf", ["objective.level=inf"]),
@@ -103,6 +110,30 @@ def test_every_preset_is_valid(module):
         module.get_config("huge")
 
 
+def test_whole_sets_and_batches_of_them():
+    """Every image once and in order, with its label; a function of batches reaches each, the last batch too."""
+    random = np.random.default_rng(2)
+    images = random.integers(0, 256, (23, 3, 4, 1)).astype(np.uint8)
+    labels = random.integers(0, 10, 23).astype(np.int32)
+
+    def part(rows: slice) -> ImageBatches:
+        """Of a process that has a third of every batch."""
+        shares = {"process_index": 1, "process_count": 3}
+        return ImageBatches(images[rows], labels[rows], 6, 6, seed=0, fingerprint="f", origin="made here", **shares)
+
+    levels, found_labels = _images.whole_set(part(slice(0, 23)))
+    np.testing.assert_array_equal(levels, images)
+    np.testing.assert_array_equal(found_labels, labels)
+    assert levels.dtype == np.uint8 and found_labels.dtype == np.int32
+    sets = _autoencoder.load_sets(part(slice(0, 16)), part(slice(16, 23)))
+    np.testing.assert_allclose(np.concatenate(sets.images), images / 255, rtol=1e-6)
+    np.testing.assert_array_equal(np.concatenate(sets.labels), labels)
+    assert sets.train.dtype == np.float32 and len(sets.train) == 16 and len(sets.test) == 7
+    np.testing.assert_array_equal(sets.shown_rows, [*range(7), *range(7), *range(6)])
+    doubled = _images.in_batches(lambda x: 2 * x.reshape(len(x), -1), sets.train, batch_size=7)
+    np.testing.assert_allclose(doubled, 2 * sets.train.reshape(16, -1))
+
+
 def test_images_that_the_stages_do_not_divide_are_refused():
     with pytest.raises(UserError, match=r"divide by 4, not 10x10"):
         build(autoencoder, (source(shape=(10, 10, 1)),) * 2, model__network="conv")
@@ -134,7 +165,7 @@ def test_labels_that_no_probe_can_be_fitted_to_do_not_cost_a_run_its_pictures(mo
 
 
 def test_a_code_of_one_number_has_no_sparseness_and_writes_no_nan():
-    numbers = build(sparse_autoencoder, model__code_size=1, objective__k=1, objective__k_start=1)
+    numbers = build(sparse_autoencoder, model__latent_dim=1, objective__k=1, objective__k_start=1)
     found = numbers.assess(to_host(numbers.init(rng.root(0))))
     assert "hoyer_sparseness" not in found and found["active_units"] == 1
 
@@ -145,8 +176,8 @@ def test_a_code_of_one_number_has_no_sparseness_and_writes_no_nan():
         {"model__network": "conv", "model__channels": (4, 8)},
         {"model__network": "conv", "model__channels": (4, 8), "model__tied": True},
         {"model__tied": True, "model__hidden": (), "objective__error": "squared_error", "model__output": "linear"},
-        {"model__code_size": 1, "objective__l2": 0.1},
-        {"model__code_size": 300},
+        {"model__latent_dim": 1, "objective__l2": 0.1},
+        {"model__latent_dim": 300},
     ],
     ids=["conv", "tied conv", "linear", "a code of one number", "a code larger than the image"],
 )

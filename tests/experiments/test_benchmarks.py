@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
 import time
 
 import pytest
 
+from experiments.benchmarks import __main__ as command
 from experiments.benchmarks import contests, cost, table, timing
 from experiments.benchmarks.contests import Outcome
 from experiments.benchmarks.timing import Contest
+from gen_jax.contracts import UserError
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
 
@@ -47,11 +50,51 @@ def test_the_readme_shows_the_newest_table():
     assert table.show(table.show(readme, "another\n"), table.newest()) == readme
 
 
+def test_the_newest_table_of_each_kind_of_device_is_shown(tmp_path):
+    """A table of a GPU does not take the place of that of the CPU, which comes first."""
+    for name in ("2026-11-21-cpu", "2026-11-22-cpu", "2026-11-22-NVIDIA-H200", "2026-11-20-TPU-v4"):
+        (tmp_path / f"{name}.md").write_text(f"{name}\n", encoding="utf-8")
+    assert table.newest(tmp_path) == "2026-11-22-cpu\n\n2026-11-22-NVIDIA-H200\n\n2026-11-20-TPU-v4\n"
+
+
+def test_contests_are_chosen_by_a_part_of_their_names():
+    names = [contest.what for contest in contests.all_of_them()]
+    assert contests.chosen("") == list(range(len(names)))
+    assert [names[number] for number in contests.chosen("deep auto")] == [n for n in names if n.startswith("deep auto")]
+    for text, nearest in (("dcgna", "dcgan"), ("vae", "VAE"), ("NERF", "NeRF"), ("U-Ned", "U-Net")):
+        with pytest.raises(UserError, match=f"No contest has '{text}' in its name; the nearest is '.*{nearest}"):
+            contests.chosen(text)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--quick"], ["--only=VAE"]])
+def test_without_peers_nothing_is_measured_or_written(monkeypatch, tmp_path, arguments):
+    """A table without contests would replace one that has them."""
+    monkeypatch.setattr(command.runtime, "configure", lambda: None)  # This process has been set up by the tests.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "_README", tmp_path / "README.md")
+    monkeypatch.setattr(table, "FOLDER", tmp_path / "tables")
+    monkeypatch.setattr(contests, "hold", lambda *_: pytest.fail("a contest was held"))
+    with pytest.raises(UserError, match="need PyTorch; `make bench` installs it"):
+        command.main(arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_peers_are_on_the_same_device():
+    with pytest.raises(UserError, match="JAX on a gpu; set JAX_PLATFORMS=cpu"):
+        command.check_peers("gpu")
+
+
 def test_every_family_has_its_contests():
     names = [contest.what for contest in contests.all_of_them()]
     assert len(set(names)) == len(names)
     for family in ("VAE", "autoencoder", "dcgan", "wgan_gp", "DDPM", "NeRF"):
         assert any(family in name for name in names), family
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(contests.all_of_them())), ids=lambda n: contests.all_of_them()[n].what)
+def test_both_sides_of_a_contest_compute_the_same(number):
+    contests.all_of_them()[number].check()
 
 
 @pytest.mark.slow

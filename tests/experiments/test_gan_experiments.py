@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from experiments import _game, _images, _point_gan, dcgan, gan, gan_ring, unrolled_gan, wgan_gp
 from gen_jax import rng
 from gen_jax.contracts import UserError
+from gen_jax.families.gan import sampling
 
 IMAGES = (gan, dcgan, wgan_gp)
 ALL = (*IMAGES, gan_ring, unrolled_gan)
@@ -40,9 +42,9 @@ def test_every_preset_is_valid_and_another_is_refused(module):
 @pytest.mark.parametrize(
     ("module", "values", "sentence"),
     [
-        (gan, {"game__loss": "wasserstien"}, "did you mean wasserstein"),
-        (gan, {"game__loss": "hinge", "game__real_label": 0.9}, "no effect with config.game.loss=hinge"),
-        (gan, {"game__penalty_every": 4}, "choose a penalty"),
+        (gan, {"objective__loss": "wasserstien"}, "did you mean wasserstein"),
+        (gan, {"objective__loss": "hinge", "objective__real_label": 0.9}, "no effect with config.objective.loss=hinge"),
+        (gan, {"objective__penalty_every": 4}, "choose a penalty"),
         (gan, {"game__discriminator_updates": 3}, "make it a multiple"),
         (gan, {"model__dropout": 1.0}, "below 1.0"),
         (gan, {"model__latent": "cauchy"}, "normal, uniform"),
@@ -52,13 +54,17 @@ def test_every_preset_is_valid_and_another_is_refused(module):
         (gan_ring, {"data__name": "rings"}, "did you mean ring"),
         (gan_ring, {"data__std": 0.0}, "above 0"),
         (unrolled_gan, {"game__unrolled_steps": -1}, "at least 0"),
-        (unrolled_gan, {"game__loss": "wasserstein"}, "one of minimax"),
+        (unrolled_gan, {"objective__loss": "wasserstein"}, "one of minimax"),
         (unrolled_gan, {"train__precision": "bfloat16"}, "looks ahead at"),
         (gan_ring, {"data__num_test": 3}, "at least 4"),
         (gan_ring, {"data__num_test": 10}, "no mode could be covered"),
-        (gan_ring, {"game__loss": "wasserstein", "game__penalty": "none"}, "nothing bounds the critic's slope"),
+        (
+            gan_ring,
+            {"objective__loss": "wasserstein", "objective__penalty": "none"},
+            "nothing bounds the critic's slope",
+        ),
         (gan_ring, {"game__clip_weights": 0.1}, "without a penalty"),
-        (dcgan, {"game__loss": "hinge", "game__clip_weights": 0.1}, "for config.game.loss=wasserstein"),
+        (dcgan, {"objective__loss": "hinge", "game__clip_weights": 0.1}, "for config.objective.loss=wasserstein"),
         (dcgan, {"eval__num_samples": 5}, "0, or at least 20"),
     ],
 )
@@ -70,9 +76,9 @@ def test_what_a_config_refuses(module, values, sentence):
 @pytest.mark.parametrize(
     ("module", "values"),
     [
-        (dcgan, {"game__penalty": "gradient"}),
-        (dcgan, {"game__penalty": "r1"}),
-        (wgan_gp, {"model__critic_norm": "batch"}),
+        (dcgan, {"objective__penalty": "gradient"}),
+        (dcgan, {"objective__penalty": "r1"}),
+        (wgan_gp, {"model__discriminator_norm": "batch"}),
     ],
 )
 def test_batch_norm_and_a_penalty_on_the_slope_are_refused_with_the_reason(module, values):
@@ -87,18 +93,20 @@ def test_labels_must_fit_the_number_of_classes(classes):
 
 
 def test_every_option_reaches_its_player():
-    """None of the game's options is left at its default on the way."""
+    """None of the options is left at its default on the way."""
     values = {"loss": "least_squares", "penalty": "r1", "penalty_weight": 3.0, "penalty_every": 4}
-    config = changed(gan, game__discriminator_updates=2, **{f"game__{key}": value for key, value in values.items()})
+    config = changed(
+        gan, game__discriminator_updates=2, **{f"objective__{key}": value for key, value in values.items()}
+    )
     networks = gan.build_networks(config, (28, 28, 1))
     discriminator, generator = _game.players(config, networks, 1000)
     assert values.items() <= discriminator.objective.keywords.items()
     assert generator.objective.keywords["loss"] == "least_squares"
     assert (discriminator.updates, discriminator.parts, generator.updates, generator.parts) == (2, None, 1, 2)
-    softened, _ = _game.players(changed(gan, game__real_label=0.9), networks, 1000)
+    softened, _ = _game.players(changed(gan, objective__real_label=0.9), networks, 1000)
     assert softened.objective.keywords["real_label"] == 0.9
 
-    config = changed(unrolled_gan, game__loss="hinge", game__unrolled_steps=3, optim__clip_norm=0.5)
+    config = changed(unrolled_gan, objective__loss="hinge", game__unrolled_steps=3, optim__clip_norm=0.5)
     networks = _point_gan.networks_of(config)
     generator, discriminator = unrolled_gan.players(config, networks, 1000)
     assert generator.objective.keywords["loss"] == discriminator.objective.keywords["loss"] == "hinge"
@@ -128,7 +136,7 @@ def test_the_unrolled_game_s_discriminator_has_its_rate_and_its_clipping():
                  "discriminator_norm": "layer", "spectral": True},
          {"num_classes": 10, "conditioning": "embedding", "kernel_size": 5, "channels": 3, "norm": "layer",
           "spectral": True}),
-        (wgan_gp, {"num_classes": 10, "conditioning": "embedding", "channels": 3, "critic_norm": "layer"},
+        (wgan_gp, {"num_classes": 10, "conditioning": "embedding", "channels": 3, "discriminator_norm": "layer"},
          {"num_classes": 10, "conditioning": "embedding", "channels": 3, "norm": "layer"}),
         (wgan_gp, {"network": "resnet", "num_classes": 10, "channels": 3}, {"num_classes": 10, "channels": 3}),
     ],
@@ -150,17 +158,41 @@ def test_samples_are_of_the_average():
     assert np.all(np.asarray(experiment.sample(nothing, keys)) == 0)
 
 
+def test_an_average_has_its_own_statistics():
+    """A settled state's statistics are of `ema_params`, whatever those of the last step are; and once is enough."""
+    experiment = gan.build(changed(gan))
+    state = jax.jit(experiment.init)(rng.root(0))
+    state = state.replace(ema_params=jax.tree.map(lambda a: 0.5 * a, state.params))
+    networks = gan.build_networks(changed(gan), (28, 28, 1))
+    settle_statistics = jax.jit(functools.partial(sampling.settle_statistics, networks=networks))
+    settled = jax.jit(experiment.settle)(state)
+    expected = settle_statistics(state.ema_params, state.model_state, state.key)
+    other = settle_statistics(state.params, state.model_state, state.key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), settled.model_state, expected)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), settled.model_state, other)
+    assert max(jax.tree.leaves(moved)) > 0.01
+    again = jax.jit(experiment.settle)(settled)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), again.model_state, settled.model_state
+    )
+    same = (
+        jax.tree.map(np.array_equal, getattr(settled, part), getattr(state, part)) for part in ("params", "ema_params")
+    )
+    assert all(jax.tree.all(part) for part in same)
+    points = jax.jit(gan_ring.build(changed(gan_ring)).init)(rng.root(0))
+    plain = _game.settle(points, networks=_point_gan.networks_of(changed(gan_ring)))
+    assert plain.model_state is points.model_state, "without batch normalisation there is nothing to settle"
+
+
 def test_judged_images_are_of_all_classes_though_the_set_is_ordered():
     class Ordered:
-        num_examples = 600
-
         def whole(self):
             return self
 
         def evaluation(self):
             for start in range(0, 600, 60):
                 image = np.full((60, 2, 2, 1), start // 60, np.uint8)
-                yield {"image": image, "row": np.arange(start, start + 60), "mask": np.ones(60, np.float32)}
+                yield {"image": image, "label": np.zeros(60, np.int32), "mask": np.ones(60, np.float32)}
 
     images = _images.images_of(Ordered(), 120)
     assert images.shape == (120, 2, 2, 1)
@@ -184,7 +216,9 @@ def test_a_run_whose_judge_is_gone_still_samples(tmp_path):
 
 def test_the_refusal_reaches_the_person_as_one_sentence(tmp_path):
     command = [sys.executable, "-m", "experiments.wgan_gp", "--preset=tiny", f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run([*command, "--config.model.critic_norm=batch"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--config.model.discriminator_norm=batch"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "batch normalisation each output depends on the whole batch" in " ".join(done.stderr.split())
 
@@ -197,7 +231,9 @@ def round_of(module, **values):
 
 
 def test_weights_are_clipped_after_every_update_of_the_critic():
-    state, after, _ = round_of(gan_ring, game__loss="wasserstein", game__penalty="none", game__clip_weights=0.05)
+    state, after, _ = round_of(
+        gan_ring, objective__loss="wasserstein", objective__penalty="none", game__clip_weights=0.05
+    )
     largest = [float(jnp.max(jnp.abs(w))) for w in jax.tree.leaves(after.params["discriminator"])]
     assert max(largest) == pytest.approx(0.05)
     assert max(float(jnp.max(jnp.abs(w))) for w in jax.tree.leaves(state.params["discriminator"])) > 0.1

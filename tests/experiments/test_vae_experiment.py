@@ -61,6 +61,15 @@ def test_the_report_from_means_by_hand():
     assert not {"elbo_nats", "bits_per_dim", "log_px_nats", "log_px_bits_per_dim"} & inexact.keys()
 
 
+def test_active_units_are_those_whose_mean_varies():
+    """By numpy's variance over 5,000 examples, the means apart from 0, on both sides of the threshold of 0.01."""
+    stds = np.array([0.0, 0.05, 0.09, 0.11, 0.3, 2.0])
+    means = np.random.default_rng(0).normal([0, 3, -2, 5, -1, 1], stds, (5000, 6))
+    expected = np.count_nonzero(np.var(means, axis=0) > 0.01)
+    assert expected == 3
+    assert evaluation.active_units(means.mean(axis=0), (means**2).mean(axis=0)) == expected
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])
 def test_bits_per_dim_count_every_channel(likelihood):
     experiment, _ = build((8, 8, 3), **{"model.likelihood": likelihood})

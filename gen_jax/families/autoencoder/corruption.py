@@ -39,7 +39,7 @@ def masking_corruption(key: Key, x: Array, rate: float) -> Array:
     Returns:
       [...] x̃.
     """
-    return jnp.where(jax.random.bernoulli(key, rate, x.shape), 0.0, x)
+    return jnp.where(jax.random.uniform(key, x.shape) < rate, 0.0, x)
 
 
 def salt_and_pepper_corruption(key: Key, x: Array, rate: float) -> Array:
@@ -59,13 +59,13 @@ def salt_and_pepper_corruption(key: Key, x: Array, rate: float) -> Array:
     return jnp.where(u < rate, jnp.where(u < 0.5 * rate, 0.0, 1.0), x)
 
 
-def corrupt(key: Key, x: Array, kind: str, level: float) -> Array:
+def corrupt(key: Key, x: Array, corruption: str, level: float) -> Array:
     """The corruption of a name.
 
     Args:
       key: this example's key at this step.
       x: [...] the image.
-      kind: "gaussian", "masking" or "salt_and_pepper".
+      corruption: "gaussian", "masking" or "salt_and_pepper".
       level: σ of the first, ν of the others.
 
     Returns:
@@ -74,16 +74,16 @@ def corrupt(key: Key, x: Array, kind: str, level: float) -> Array:
     Raises:
       ValueError: where the name is another one.
     """
-    if kind == "gaussian":
+    if corruption == "gaussian":
         return gaussian_corruption(key, x, level)
-    if kind == "masking":
+    if corruption == "masking":
         return masking_corruption(key, x, level)
-    if kind == "salt_and_pepper":
+    if corruption == "salt_and_pepper":
         return salt_and_pepper_corruption(key, x, level)
-    raise ValueError(f"corruption='{kind}' is unknown; expected one of {CORRUPTIONS}.")
+    raise ValueError(f"corruption='{corruption}' is unknown; expected one of {CORRUPTIONS}.")
 
 
-def conditional_moments(x: Array, kind: str, level: float) -> tuple[float, float, Array]:
+def conditional_moments(x: Array, corruption: str, level: float) -> tuple[float, float, Array]:
     """The mean and the variance of what a corruption makes of an image, pixel by pixel.
 
     E[x̃|x] = a x + c;  Gaussian: a = 1, c = 0, Var = σ²;  masking: a = 1 − ν, c = 0, Var = ν (1 − ν) x²;
@@ -93,20 +93,20 @@ def conditional_moments(x: Array, kind: str, level: float) -> tuple[float, float
 
     Args:
       x: [...] the image.
-      kind: as in `corrupt`.
+      corruption: as in `corrupt`.
       level: as in `corrupt`.
 
     Returns:
       a, c, and Var[x̃|x] [...].
 
     Raises:
-      ValueError: where the kind is another one.
+      ValueError: where the name is another one.
     """
-    if kind == "gaussian":
+    if corruption == "gaussian":
         return 1.0, 0.0, jnp.full_like(x, level**2)
     gain = 1.0 - level
-    if kind == "masking":
+    if corruption == "masking":
         return gain, 0.0, level * gain * x**2
-    if kind == "salt_and_pepper":
+    if corruption == "salt_and_pepper":
         return gain, 0.5 * level, gain * x**2 + 0.5 * level - (gain * x + 0.5 * level) ** 2
-    raise ValueError(f"corruption='{kind}' is unknown; expected one of {CORRUPTIONS}.")
+    raise ValueError(f"corruption='{corruption}' is unknown; expected one of {CORRUPTIONS}.")

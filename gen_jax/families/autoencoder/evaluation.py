@@ -1,10 +1,9 @@
-"""What a test set says of an autoencoder: values for each image, and whole sets encoded for those who judge codes."""
+"""What a test set says of an autoencoder: values for each image, and the spectrum of the encoder's Jacobian."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import rng
-from gen_jax.contracts import Array, Batch, Key, Params, Source, Terms
+from gen_jax.contracts import Array, Batch, Key, Params, Values
 from gen_jax.families.autoencoder import losses, objectives, sampling
 from gen_jax.families.autoencoder.corruption import corrupt
 from gen_jax.nn.precision import apply_in_param_dtype
@@ -21,7 +20,7 @@ from gen_jax.ops import pixels
 
 def reconstruction_values(
     params: Params, key: Key, batch: Batch, *, model: nn.Module, k: int | None = None, contraction: bool = False
-) -> Terms:
+) -> Values:
     """The errors of the reconstruction of each test image.
 
     Args:
@@ -34,6 +33,9 @@ def reconstruction_values(
 
     Returns:
       `squared_error`, for a sigmoid output `cross_entropy`, and where it is asked for `contraction`, each [B].
+
+    Raises:
+      ValueError: where k is larger than the code, or the contraction has no closed form for the model.
     """
     x = pixels.unit_levels(batch["image"])
     z = sampling.encode(params, x, model=model, k=k)
@@ -45,7 +47,7 @@ def reconstruction_values(
 
 def denoising_values(
     params: Params, key: Key, batch: Batch, *, model: nn.Module, corruption: str, level: float
-) -> Terms:
+) -> Values:
     """The errors of each test image when it is reconstructed from its corruption, the same at every evaluation.
 
     Args:
@@ -58,6 +60,9 @@ def denoising_values(
 
     Returns:
       `squared_error` and for a sigmoid output `cross_entropy`; `corrupted_squared_error`, of x̃ itself; each [B].
+
+    Raises:
+      ValueError: where the corruption is another one.
     """
     x = pixels.unit_levels(batch["image"])
     corrupted = corrupted_like_the_test_set(key, x, batch["index"], corruption=corruption, level=level)
@@ -78,12 +83,15 @@ def corrupted_like_the_test_set(key: Key, x: Array, index: Array, *, corruption:
 
     Returns:
       [B, H, W, C].
+
+    Raises:
+      ValueError: where the corruption is another one.
     """
     keys = rng.in_evaluation(key, "corruption", index)
     return jax.vmap(lambda k, a: corrupt(k, a, corruption, level))(keys, x)
 
 
-def beside_plain_values(trained: Callable[..., Terms], plain: Callable[..., Terms]) -> Callable[..., Terms]:
+def beside_plain_values(trained: Callable[..., Values], plain: Callable[..., Values]) -> Callable[..., Values]:
     """The values of a model and of its plain twin.
 
     Args:
@@ -94,7 +102,7 @@ def beside_plain_values(trained: Callable[..., Terms], plain: Callable[..., Term
       `(params, key, batch) -> values`, the twin's under names that begin with `plain_`.
     """
 
-    def both(params: Params, key: Key, batch: Batch) -> Terms:
+    def both(params: Params, key: Key, batch: Batch) -> Values:
         values = plain(params["plain"], key, batch)
         return trained(params["model"], key, batch) | {f"plain_{name}": value for name, value in values.items()}
 
@@ -109,72 +117,12 @@ def report(means: dict[str, np.ndarray], *, num_dims: int) -> dict[str, float]:
       num_dims: D, channels counted.
 
     Returns:
-      The means by name, the cross-entropies in nats and named so, and `psnr_db` = −10 log₁₀(squared_error / D), of the
-      mean error and not the mean of the images' own ratios.
+      The means by name, the cross-entropies in nats and named so, and `psnr` = −10 log₁₀(squared_error / D) in dB, of
+      the mean error and not the mean of the images' own ratios.
     """
     names = {name: f"{name}_nats" if name.endswith("cross_entropy") else name for name in means}
     numbers = {names[name]: float(mean) for name, mean in means.items()}
-    return numbers | {"psnr_db": float(-10 * np.log10(means["squared_error"] / num_dims))}
-
-
-class Sets(NamedTuple):
-    """Whole data sets in memory.
-
-    Attributes:
-      train: [N, H, W, C] float32 in [0, 1].
-      train_labels: [N] int32.
-      test: [M, H, W, C] float32 in [0, 1].
-      test_labels: [M] int32.
-    """
-
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-
-    @property
-    def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """The training and the test images."""
-        return self.train, self.test
-
-    @property
-    def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """The training and the test labels."""
-        return self.train_labels, self.test_labels
-
-
-def load_sets(train_source: Source, test_source: Source) -> Sets:
-    """All images and labels of a run's data.
-
-    Args:
-      train_source: of the training images.
-      test_source: of the test images.
-
-    Returns:
-      The sets.
-    """
-
-    def whole(source: Source) -> tuple[np.ndarray, np.ndarray]:
-        batches = [(b["image"][b["mask"] > 0], b["label"][b["mask"] > 0]) for b in source.whole().evaluation()]
-        images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
-        return images / np.float32(255), labels
-
-    return Sets(*whole(train_source), *whole(test_source))
-
-
-def in_batches(function: Callable[[Array], Array], x: np.ndarray, batch_size: int = 1000) -> np.ndarray:
-    """Applies a function of a batch to a set that may be larger than memory allows at once.
-
-    Args:
-      function: `[B, ...] -> [B, ...]`, to be compiled.
-      x: [N, ...].
-      batch_size: B.
-
-    Returns:
-      [N, ...].
-    """
-    compiled = jax.jit(function)
-    return np.concatenate([np.asarray(compiled(x[i : i + batch_size])) for i in range(0, len(x), batch_size)])
+    return numbers | {"psnr": float(-10 * np.log10(means["squared_error"] / num_dims))}
 
 
 def jacobian_spectrum(params: Params, x: np.ndarray, *, model: nn.Module) -> np.ndarray:
@@ -196,7 +144,7 @@ def jacobian_spectrum(params: Params, x: np.ndarray, *, model: nn.Module) -> np.
     return np.mean([np.linalg.svd(j, compute_uv=False) for j in flat], axis=0)
 
 
-def _errors(x: Array, raw: Array, model: nn.Module) -> Terms:
+def _errors(x: Array, raw: Array, model: nn.Module) -> Values:
     of = functools.partial(objectives.errors_of, x, raw, model.output)
     values = {"squared_error": of("squared_error")}
     return values | {"cross_entropy": of("cross_entropy")} if model.output == "sigmoid" else values

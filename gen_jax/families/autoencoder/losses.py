@@ -13,7 +13,7 @@ from gen_jax.ops import distributions
 ERRORS = ("squared_error", "cross_entropy")
 
 
-def reconstruction_error(x: Array, reconstruction: Array, kind: str = "squared_error") -> Array:
+def reconstruction_error(x: Array, reconstruction: Array, error: str = "squared_error") -> Array:
     """The error of one reconstruction, summed over the dimensions of the image.
 
     squared error  Σ_i (x_i − x̂_i)²;   cross-entropy  −Σ_i [x_i log σ(ℓ_i) + (1 − x_i) log(1 − σ(ℓ_i))]
@@ -25,19 +25,19 @@ def reconstruction_error(x: Array, reconstruction: Array, kind: str = "squared_e
     Args:
       x: [...] the image, in [0, 1] for the cross-entropy.
       reconstruction: [...] the shape of `x`: x̂ for the squared error, the logits ℓ for the cross-entropy.
-      kind: "squared_error" or "cross_entropy".
+      error: "squared_error" or "cross_entropy".
 
     Returns:
       [] the sum: in squared units of a pixel, or in nats.
 
     Raises:
-      ValueError: where the kind is another one.
+      ValueError: where the error is another one.
     """
-    if kind == "squared_error":
+    if error == "squared_error":
         return jnp.sum((x - reconstruction) ** 2)
-    if kind == "cross_entropy":
+    if error == "cross_entropy":
         return -distributions.bernoulli_log_likelihood(x, reconstruction)
-    raise ValueError(f"kind='{kind}' is unknown; expected one of {ERRORS}.")
+    raise ValueError(f"error='{error}' is unknown; expected one of {ERRORS}.")
 
 
 def kl_sparsity(rho: Array | float, rho_hat: Array) -> Array:
@@ -160,7 +160,7 @@ def sigmoid_contractive_penalty(z: Array, kernel: Array) -> Array:
     return jnp.sum((z * (1 - z)) ** 2 * jnp.sum(kernel**2, axis=0))
 
 
-def hutchinson_contractive_penalty(key: Key, encode: Callable[[Array], Array], x: Array, num_probes: int = 1) -> Array:
+def hutchinson_contractive_penalty(encode: Callable[[Array], Array], key: Key, x: Array, num_probes: int = 1) -> Array:
     """An unbiased estimate of the same from a few products with the Jacobian, for codes too large for all of it.
 
     ‖J‖²_F = tr(J Jᵀ) = E[‖Jᵀ v‖²],  v ~ U{−1, 1}^d
@@ -169,8 +169,8 @@ def hutchinson_contractive_penalty(key: Key, encode: Callable[[Array], Array], x
     (Communications in Statistics 18), pages 1059 to 1076; for these signs the estimate varies least.
 
     Args:
-      key: this example's key at this step.
       encode: maps one image [...] to its code [d].
+      key: this example's key at this step.
       x: [...] the image.
       num_probes: how many v are averaged over, each one backward pass.
 

@@ -67,7 +67,7 @@ class MLPAutoencoder(nn.Module):
             self.decoder = [nn.Dense(size) for size in sizes]
 
     @property
-    def code_size(self) -> int:
+    def latent_dim(self) -> int:
         """How many numbers a code has, d."""
         return self.widths[-1]
 
@@ -103,7 +103,7 @@ class ConvAutoencoder(nn.Module):
     Attributes:
       image_shape: (H, W, C); H and W divide by 2 to the number of stages.
       channels: of each stage.
-      code_size: d.
+      latent_dim: d.
       activation: of every layer but the code and the output.
       code_activation: of the code.
       output: "sigmoid" or "linear", as in `MLPAutoencoder`.
@@ -112,7 +112,7 @@ class ConvAutoencoder(nn.Module):
 
     image_shape: tuple[int, int, int]
     channels: tuple[int, ...] = (32, 64)
-    code_size: int = 30
+    latent_dim: int = 30
     activation: Callable[[Array], Array] = nn.gelu
     code_activation: Callable[[Array], Array] = identity
     output: str = "sigmoid"
@@ -133,7 +133,7 @@ class ConvAutoencoder(nn.Module):
         self.top = (height // shrink, width // shrink, self.channels[-1])
         ins = (channels, *self.channels[:-1])
         self.stages = [nn.Conv(width, (4, 4), strides=2) for width in self.channels]
-        self.to_code = nn.Dense(self.code_size)
+        self.to_code = nn.Dense(self.latent_dim)
         if self.tied:
             zeros = nn.initializers.zeros_init()
             self.from_code_bias = self.param("from_code_bias", zeros, (math.prod(self.top),), jnp.float32)

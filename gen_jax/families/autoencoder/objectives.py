@@ -32,7 +32,7 @@ def errors_of(x: Array, raw: Array, output: str, error: str) -> Array:
       [B].
 
     Raises:
-      ValueError: where a cross-entropy is asked of an output that is no logit.
+      ValueError: where the error is another one, or a cross-entropy is asked of an output that is no logit.
     """
     if error == "cross_entropy" and output != "sigmoid":
         raise ValueError(f"A cross-entropy needs logits, and the output '{output}' is none; use squared_error.")
@@ -95,6 +95,9 @@ def objective(
 
     Returns:
       The loss [] an image, and (model_state, terms): `reconstruction` and, for μ > 0, `l2`.
+
+    Raises:
+      ValueError: where the error is another one, or does not go with the model's output.
     """
     x = pixels.unit_levels(batch["image"])
     z = apply_in_param_dtype(model, params, x, method="encode")
@@ -138,7 +141,10 @@ def denoising_objective(
       error: as in `objective`.
 
     Returns:
-      The loss [] an image, and ({}, terms): `reconstruction`.
+      The loss [] an image, and (model_state, terms): `reconstruction`.
+
+    Raises:
+      ValueError: where the corruption or the error is another one, or the latter does not go with the model's output.
     """
     x = pixels.unit_levels(batch["image"])
     keys = rng.per_example(rng.stream(key, "corruption"), batch["index"])
@@ -188,10 +194,11 @@ def sparse_objective(
       axis_name: the mapped axis of devices, over which ρ̂ is the mean of the whole batch.
 
     Returns:
-      The loss [] an image, and ({}, terms): `reconstruction`, and `k` or the penalty before its weight.
+      The loss [] an image, and (model_state, terms): `reconstruction`, and `k` or the penalty before its weight.
 
     Raises:
-      ValueError: where the sparsity is another one.
+      ValueError: where the sparsity or the error is another one, k is larger than the code, or the error does not go
+        with the model's output.
     """
     x = pixels.unit_levels(batch["image"])
     z = apply_in_param_dtype(model, params, x, method="encode")
@@ -224,7 +231,6 @@ def contractive_objective(
     contraction: str = "closed_form",
     num_probes: int = 1,
     error: str = "cross_entropy",
-    axis_name: str | None = None,
 ) -> tuple[Array, tuple[ModelState, Terms]]:
     """The contractive autoencoder: the error of the reconstructions, and the size of the encoder's Jacobian.
 
@@ -243,13 +249,12 @@ def contractive_objective(
       contraction: "closed_form", "jacobian" or "hutchinson".
       num_probes: of "hutchinson".
       error: as in `objective`.
-      axis_name: unused; every term is a mean over images.
 
     Returns:
-      The loss [] an image, and ({}, terms): `reconstruction` and `contraction`, before its weight.
+      The loss [] an image, and (model_state, terms): `reconstruction` and `contraction`, before its weight.
 
     Raises:
-      ValueError: where the contraction is another one, or has no closed form for the model.
+      ValueError: where the contraction or the error is another one, or either does not go with the model.
     """
     x = pixels.unit_levels(batch["image"])
     z = apply_in_param_dtype(model, params, x, method="encode")
@@ -264,7 +269,7 @@ def contractive_objective(
     elif contraction == "hutchinson":
         keys = rng.per_example(rng.stream(key, "contraction"), batch["index"])
         estimate = losses.hutchinson_contractive_penalty
-        penalties = jax.vmap(lambda k, image: estimate(k, encode, image, num_probes))(keys, x)
+        penalties = jax.vmap(lambda k, image: estimate(encode, k, image, num_probes))(keys, x)
     else:
         raise ValueError(f"contraction='{contraction}' is unknown; expected one of {CONTRACTIONS}.")
     raw = apply_in_param_dtype(model, params, z, method="decode")
@@ -293,12 +298,13 @@ def closed_form_contractions(params: Params, z: Array, model: nn.Module) -> Arra
     return jax.vmap(losses.sigmoid_contractive_penalty, in_axes=(0, None))(z, kernel)
 
 
-def beside_plain(trained: Objective, plain: Objective) -> Objective:
+def beside_plain(trained: Objective, plain: Objective, *, whole_batch: bool = False) -> Objective:
     """One objective of a model and of its plain twin, which share nothing but the batches.
 
     Args:
       trained: of `params["model"]`.
       plain: of `params["plain"]`.
+      whole_batch: whether `trained` has statistics of the whole batch in it, and so takes `axis_name`.
 
     Returns:
       An objective of {"model": ..., "plain": ...}: the sum of both, whose gradient in each is that of its own loss. The
@@ -308,7 +314,7 @@ def beside_plain(trained: Objective, plain: Objective) -> Objective:
     def both(
         params: Params, model_state: ModelState, key: Key, batch: Batch, **axis: str | None
     ) -> tuple[Array, tuple[ModelState, Terms]]:
-        loss, (model_state, terms) = trained(params["model"], model_state, key, batch, **axis)
+        loss, (model_state, terms) = trained(params["model"], model_state, key, batch, **(axis if whole_batch else {}))
         plain_loss, (_, plain_terms) = plain(params["plain"], {}, key, batch)
         return loss + plain_loss, (model_state, terms | {f"plain_{name}": term for name, term in plain_terms.items()})
 

@@ -47,21 +47,21 @@ def filters(
     return Grid(title, images.reshape(rows, columns, *image_shape))
 
 
-def codes_beside(codes: np.ndarray, others: np.ndarray, labels: np.ndarray, title: str, other_title: str) -> Panels:
+def codes_beside(title: str, other_title: str, codes: np.ndarray, others: np.ndarray, labels: np.ndarray) -> Panels:
     """Two ways to put a test set into the plane, beside each other.
 
     See "Reducing the Dimensionality of Data with Neural Networks", Hinton and Salakhutdinov, 2006 (Science 313),
     Fig. 3.
 
     Args:
+      title: of the codes.
+      other_title: of the others.
       codes: [N, 2].
       others: [N, 2].
       labels: [N], by which the points are coloured.
-      title: of the first.
-      other_title: of the second.
 
     Returns:
-      The picture.
+      The picture, the others first.
     """
     axes = ("first", "second")
     return Panels((Scatter(other_title, others, labels, axes), Scatter(title, codes, labels, axes)))

@@ -27,6 +27,9 @@ def encode(params: Params, x: Array, *, model: nn.Module, k: int | None = None) 
 
     Returns:
       [B, d].
+
+    Raises:
+      ValueError: where k is larger than the code.
     """
     z = apply_in_param_dtype(model, params, x, method="encode")
     return z if k is None else jax.vmap(k_sparse, in_axes=(0, None))(z, k)
@@ -60,6 +63,9 @@ def reconstruct(params: Params, x: Array, *, model: nn.Module, k: int | None = N
 
     Returns:
       [B, H, W, C], in [0, 1] where the model's output is a sigmoid.
+
+    Raises:
+      ValueError: where k is larger than the code.
     """
     return decode(params, encode(params, x, model=model, k=k), model=model)
 
@@ -140,6 +146,9 @@ def denoising_chain(
 
     Returns:
       [n, H, W, C] in [0, 1], image i from key i alone.
+
+    Raises:
+      ValueError: where the corruption is another one.
     """
 
     def step(x: Array, t: Array) -> tuple[Array, None]:
@@ -211,7 +220,7 @@ def gaussian_images(keys: Key, images: Array) -> Array:
     return mean[None] + noise.reshape(-1, *mean.shape)
 
 
-def inpaint(reconstruct: Callable[[Array], Array], x: Array, known: Array, num_steps: int) -> Array:
+def inpaint(reconstruct: Callable[[Array], Array], known: Array, mask: Array, num_steps: int) -> Array:
     """Fills in what is not known of images, by reconstructing them over and over with the rest put back.
 
     x_{t+1} = m ⊙ x + (1 − m) ⊙ r(x_t),  x_0 = m ⊙ x
@@ -222,8 +231,8 @@ def inpaint(reconstruct: Callable[[Array], Array], x: Array, known: Array, num_s
 
     Args:
       reconstruct: r, which maps [B, H, W, C] to the same shape.
-      x: [B, H, W, C] in [0, 1].
-      known: [B, H, W, C] m, 1 where a pixel is known and 0 elsewhere.
+      known: [B, H, W, C] x in [0, 1]; what it is where it is not known has no influence.
+      mask: [B, H, W, C] m, 1 where a pixel is known and 0 elsewhere.
       num_steps: how many reconstructions are made.
 
     Returns:
@@ -231,6 +240,6 @@ def inpaint(reconstruct: Callable[[Array], Array], x: Array, known: Array, num_s
     """
 
     def step(now: Array, _: None) -> tuple[Array, None]:
-        return jnp.where(known > 0, x, jnp.clip(reconstruct(now), 0.0, 1.0)), None
+        return jnp.where(mask > 0, known, jnp.clip(reconstruct(now), 0.0, 1.0)), None
 
-    return jax.lax.scan(step, jnp.where(known > 0, x, 0.0), length=num_steps)[0]
+    return jax.lax.scan(step, jnp.where(mask > 0, known, 0.0), length=num_steps)[0]

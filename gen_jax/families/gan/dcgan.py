@@ -11,21 +11,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gen_jax.contracts import Array, Key, UserError
+from gen_jax.contracts import Array, Key
 from gen_jax.families.gan.models import (
     LabelMap,
     Logit,
     check_conditional_norm,
     check_label,
+    image_plan,
     leaky_relu,
     projected_classes,
 )
 from gen_jax.nn.conv_transpose import ConvTranspose
 from gen_jax.nn.normalization import Norm, with_spectral_norm
 from gen_jax.nn.strided_conv import StridedConv
-
-# For each side of an image: the side at the coarse end and the number of stages, each of which is a factor 2.
-_PLANS = {28: (7, 2), 32: (4, 3), 64: (4, 4)}
 
 # Section 4: all weights start from a normal distribution of mean 0 and standard deviation 0.02.
 _INIT = nn.initializers.normal(0.02)
@@ -34,17 +32,6 @@ _INIT = nn.initializers.normal(0.02)
 def _scale_init(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
     """N(1, 0.02²), where the authors' code starts the gains of batch norm."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
-
-
-def _plan(shape: tuple[int, ...]) -> tuple[int, int]:
-    """The coarse side and the number of stages for images [H, W, C].
-
-    Raises:
-      UserError: where there is none.
-    """
-    if len(shape) != 3 or shape[0] != shape[1] or shape[0] not in _PLANS:
-        raise UserError(f"DCGAN has no network for data of shape {tuple(shape)}; give it images of side 28, 32 or 64.")
-    return _PLANS[shape[0]]
 
 
 class DCGANGenerator(nn.Module):
@@ -79,7 +66,7 @@ class DCGANGenerator(nn.Module):
         """
         check_label(self.num_classes, label)
         check_conditional_norm(self.num_classes, self.norm)
-        side, stages = _plan(self.output_shape)
+        side, stages = image_plan(self.output_shape)
         width = self.channels * 2 ** (stages - 1)
         # Batch norm would subtract a channel's bias again with its mean.
         bias = self.norm != "batch"
@@ -123,7 +110,7 @@ class DCGANDiscriminator(nn.Module):
           UserError: for another size, an unknown norm or conditioning, or classes without labels.
         """
         classes = projected_classes(self.num_classes, self.conditioning, label)
-        _, stages = _plan(x.shape[1:])
+        _, stages = image_plan(x.shape[1:])
         h = LabelMap(self.num_classes, name="label_map")(x, label) if self.num_classes > classes else x
         for stage in range(stages):
             bias = stage == 0 or self.norm != "batch"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
+from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Values
 from gen_jax.families.gan.models import apply_network
 from gen_jax.families.gan.objectives import CROSS_ENTROPIES, LOSSES, Networks, make_fakes
 from gen_jax.ops import pixels
@@ -21,7 +21,7 @@ def game_values(
     loss: str,
     centres: np.ndarray | None = None,
     radius: float = 0.0,
-) -> Terms:
+) -> Values:
     """What the discriminator says of each test example, and of one fake for each.
 
     Both players have the parameters of the last step and not their average. Batch normalisation is by its running
@@ -88,11 +88,12 @@ def report(means: dict[str, np.ndarray], *, num_examples: int = 0, min_count: in
       min_count: how many fakes within the radius of a mode make it covered.
 
     Returns:
-      The scalar means as they are; of modes `modes_covered`, and `high_quality`, the share of fakes within the radius.
+      The scalar means as they are; of the modes that the players' fakes reach `fake_modes_covered`, and
+      `fake_high_quality`, the share of fakes within the radius. Samples of averaged parameters may reach others.
     """
     numbers = {name: float(value) for name, value in means.items() if np.ndim(value) == 0}
     if "in_mode" in means:
         counts = np.round(means["in_mode"] * num_examples)
-        numbers["modes_covered"] = float(np.count_nonzero(counts >= min_count))
-        numbers["high_quality"] = float(np.sum(means["in_mode"]))
+        numbers["fake_modes_covered"] = float(np.count_nonzero(counts >= min_count))
+        numbers["fake_high_quality"] = float(np.sum(means["in_mode"]))
     return numbers

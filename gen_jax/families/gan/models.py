@@ -24,6 +24,9 @@ from gen_jax.nn.precision import param_dtype
 CONDITIONINGS = ("projection", "embedding")
 OUTPUTS = ("tanh", "linear")
 
+# For each side of an image: the side at the coarse end of a convolutional network, and how many factors 2 lie between.
+_PLANS = {28: (7, 2), 32: (4, 3), 64: (4, 4)}
+
 # A class at the input of a network starts as numbers as large as those beside it.
 _LABEL_INIT = nn.initializers.normal(1.0)
 
@@ -146,6 +149,25 @@ def check_conditional_norm(num_classes: int, norm: str) -> None:
             f"A generator conditional on {num_classes} classes takes them through its batch norm, and norm='{norm}'; "
             "set norm to 'batch' or num_classes to 0."
         )
+
+
+def image_plan(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How a convolutional network comes to images of a size, for those sizes that there are networks for.
+
+    Args:
+      shape: (H, W, C) of the images.
+
+    Returns:
+      The side at the coarse end, and the number of stages, each of which is a factor 2.
+
+    Raises:
+      UserError: where these are no images of side 28, 32 or 64.
+    """
+    if len(shape) != 3 or shape[0] != shape[1] or shape[0] not in _PLANS:
+        raise UserError(
+            f"There is no convolutional network for data of shape {tuple(shape)}; give it images of side 28, 32 or 64."
+        )
+    return _PLANS[shape[0]]
 
 
 class Logit(nn.Module):

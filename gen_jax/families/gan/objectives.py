@@ -149,8 +149,8 @@ def make_fakes(
 
 
 def judge_both(
-    params: Params,
-    state: ModelState,
+    d_params: Params,
+    d_state: ModelState,
     key: Key,
     real: Array,
     fake: Array,
@@ -162,8 +162,8 @@ def judge_both(
     """What the discriminator says of real and fake examples while it trains.
 
     Args:
-      params: the discriminator's.
-      state: the discriminator's.
+      d_params: the discriminator's parameters.
+      d_state: the discriminator's model state.
       key: of this update, for dropout.
       real: [B, ...] x.
       fake: [B, ...] x̃.
@@ -172,23 +172,23 @@ def judge_both(
       axis_name: the mapped axis of devices, or None.
 
     Returns:
-      The logits of both, [B] each, and the discriminator's state after them. With batch normalisation the real and the
-      fake examples are batches of their own, as in DCGAN; without it they are one, which is the same and faster.
+      The logits of both, [B] each, and the discriminator's model state after them. With batch normalisation the real
+      and the fake examples are batches of their own, as in DCGAN; without it they are one, the same and faster.
     """
     label = batch["label"] if networks.conditional else None
     real_keys, fake_keys = (_dropout_keys(networks.discriminator, key, kind, batch) for kind in ("real", "fake"))
     network = networks.discriminator
     options: dict[str, Any] = {"train": True, "axis_name": axis_name}
     if has_batch_norm(network):
-        real_logit, state = apply_network(network, params, state, real, label, dropout_keys=real_keys, **options)
-        fake_logit, state = apply_network(network, params, state, fake, label, dropout_keys=fake_keys, **options)
-        return real_logit, fake_logit, state
+        real_logit, d_state = apply_network(network, d_params, d_state, real, label, dropout_keys=real_keys, **options)
+        fake_logit, d_state = apply_network(network, d_params, d_state, fake, label, dropout_keys=fake_keys, **options)
+        return real_logit, fake_logit, d_state
     labels = None if label is None else jnp.concatenate([label, label])
     keys = None if real_keys is None or fake_keys is None else jnp.concatenate([real_keys, fake_keys])
     both = jnp.concatenate([real, fake])
-    logits, state = apply_network(network, params, state, both, labels, dropout_keys=keys, **options)
+    logits, d_state = apply_network(network, d_params, d_state, both, labels, dropout_keys=keys, **options)
     real_logit, fake_logit = jnp.split(logits, 2)
-    return real_logit, fake_logit, state
+    return real_logit, fake_logit, d_state
 
 
 def discriminator_objective(
@@ -227,9 +227,9 @@ def discriminator_objective(
       axis_name: the mapped axis of devices, or None.
 
     Returns:
-      The loss [], and the model state with the terms `real_logit`, `fake_logit`, the `penalty` without its weight (0
-      where it is not due), and `warning_loss_near_zero` (1 where the loss without the penalty is less than `MIN_LOSS`
-      above its least; but for the Wasserstein game, whose loss has none).
+      The loss [], and (model_state, terms): `real_logit`, `fake_logit`, the `penalty` without its weight (0 where it is
+      not due), and `warning_loss_near_zero` (1 where the loss without the penalty is less than `MIN_LOSS` above its
+      least; but for the Wasserstein game, whose loss has none).
 
     Raises:
       UserError: where there is a penalty and the discriminator has batch normalisation.
@@ -237,9 +237,9 @@ def discriminator_objective(
     check_penalty(networks, penalty)
     x = pixels.examples_of(batch)
     fake, _ = make_fakes(params, model_state, key, batch, networks=networks, axis_name=axis_name)
-    own, state = params["discriminator"], model_state["discriminator"]
+    d_params, d_state = params["discriminator"], model_state["discriminator"]
     real_logit, fake_logit, new_state = judge_both(
-        own, state, key, x, fake, batch, networks=networks, axis_name=axis_name
+        d_params, d_state, key, x, fake, batch, networks=networks, axis_name=axis_name
     )
     label = (real_label,) if loss in CROSS_ENTROPIES else ()
     value = jnp.mean(LOSSES[loss][0](real_logit, fake_logit, *label))
@@ -252,7 +252,8 @@ def discriminator_objective(
     if penalty != "none":
 
         def penalised() -> Array:
-            return jnp.mean(slope_penalties(own, state, key, x, fake, batch, networks=networks, penalty=penalty))
+            each = slope_penalties(d_params, d_state, key, x, fake, batch, networks=networks, penalty=penalty)
+            return jnp.mean(each)
 
         weight = penalty_weight * (0.5 if penalty == "r1" else 1.0) * penalty_every
         due = (batch["step"] + 1) % penalty_every == 0
@@ -263,8 +264,8 @@ def discriminator_objective(
 
 
 def slope_penalties(
-    params: Params,
-    state: ModelState,
+    d_params: Params,
+    d_state: ModelState,
     key: Key,
     real: Array,
     fake: Array,
@@ -282,8 +283,8 @@ def slope_penalties(
     Methods for GANs do actually Converge?", Mescheder et al., 2018 (arXiv:1801.04406), Section 4.1.
 
     Args:
-      params: the discriminator's.
-      state: the discriminator's.
+      d_params: the discriminator's parameters.
+      d_state: the discriminator's model state.
       key: of this update.
       real: [B, ...] x.
       fake: [B, ...] x̃.
@@ -297,7 +298,7 @@ def slope_penalties(
     label = batch["label"] if networks.conditional else None
     keys = rng.per_example(rng.stream(key, "penalty"), batch["index"])
     x = real if penalty == "r1" else jax.vmap(losses.between)(keys, real, fake)
-    slope = jax.grad(lambda x: jnp.sum(apply_network(networks.discriminator, params, state, x, label)[0]))(x)
+    slope = jax.grad(lambda x: jnp.sum(apply_network(networks.discriminator, d_params, d_state, x, label)[0]))(x)
     return jax.vmap(losses.squared_slope if penalty == "r1" else losses.distance_from_slope_one)(slope)
 
 
@@ -325,8 +326,8 @@ def generator_objective(
       axis_name: the mapped axis of devices, or None.
 
     Returns:
-      The loss [], and the model state with the terms `fake_logit`, `diversity` (how much the fakes of this batch vary,
-      as a part of how much its real examples do) and `warning_collapsed` (1 where that is below `MIN_DIVERSITY`).
+      The loss [], and (model_state, terms): `fake_logit`, `diversity` (how much the fakes of this batch vary, as a part
+      of how much its real examples do) and `warning_collapsed` (1 where that is below `MIN_DIVERSITY`).
     """
     fake, new_state = make_fakes(params, model_state, key, batch, networks=networks, axis_name=axis_name)
     label = batch["label"] if networks.conditional else None
@@ -400,14 +401,18 @@ def unrolled_generator_objective(
 
 
 def spread(x: Array, axis_name: str | None = None) -> Array:
-    """How much the examples of a batch vary: (mean over dimensions of Var x)^½, the variance over all devices' batch.
+    """How much the examples of a batch vary: the root of their variance, averaged over dimensions.
+
+    (1/D Σ_j Var_i(x_ij))^½, a sign of collapse where it is small. It is like the minibatch standard deviation of
+    "Progressive Growing of GANs for Improved Quality, Stability, and Variation", Karras et al., 2018
+    (arXiv:1710.10196), Section 3, where the root comes before the mean.
 
     Args:
       x: [B, ...].
       axis_name: the mapped axis of devices, or None.
 
     Returns:
-      [] in the unit of x.
+      [] in the unit of x, of the batch of all devices.
     """
     mean = mean_over_devices(jnp.mean(x, axis=0, keepdims=True), axis_name)
     return jnp.sqrt(mean_over_devices(jnp.mean((x - mean) ** 2), axis_name))

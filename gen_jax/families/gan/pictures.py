@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import rng
-from gen_jax.contracts import Array, Field, Film, Grid, ModelState, Params, Picture
+from gen_jax.contracts import Array, Field, Film, Grid, Key, ModelState, Params, Picture
 from gen_jax.families.gan import sampling
 from gen_jax.families.gan.models import apply_network
 from gen_jax.families.gan.objectives import Networks
+from gen_jax.ops.distributions import mixture_log_density
 
 # Compiled once for all frames of a run.
 _sample = jax.jit(sampling.sample, static_argnames="networks")
 _interpolate = jax.jit(sampling.interpolate, static_argnames=("num_points", "networks"))
 
 
-def image_pictures(state: Any, train_images: np.ndarray, *, networks: Networks) -> dict[str, Picture]:
+def image_pictures(
+    params: Params, model_state: ModelState, key: Key, train_images: np.ndarray, *, networks: Networks
+) -> dict[str, Picture]:
     """Draws what a person wants to see of a generator of images.
 
     Args:
-      state: of the run, settled.
+      params: of both players.
+      model_state: of both players, settled.
+      key: the root key.
       train_images: [N, H, W, C] in [0, 1], among which each sample's nearest is looked for.
       networks: the networks.
 
@@ -32,45 +36,62 @@ def image_pictures(state: Any, train_images: np.ndarray, *, networks: Networks) 
       `samples`, `interpolation`, `neighbours` (samples above the training images nearest to them, by which one sees
       whether the generator has merely kept some), `walk`, and for a conditional generator `classes`.
     """
-    players = state.eval_params, state.model_state
-    images = np.asarray(_samples(state, 100, networks))
-    keys = rng.numbered(state.key, "walks", 11)
-    walks = np.asarray(_interpolate(*players, keys, 10, networks=networks))
-    nearest = train_images[_nearest(images[:20], train_images)]
-    rows = np.stack([images[:10], nearest[:10], images[10:20], nearest[10:20]])
+    images = np.asarray(_samples(params, model_state, key, 100, networks))
+    walks = np.asarray(_interpolate(params, model_state, rng.numbered(key, "walks", 11), 10, networks=networks))
+    rows = np.stack([images[:20], train_images[_nearest(images[:20], train_images)]])  # [2, 20, H, W, C]
     found: dict[str, Picture] = {
         "samples": Grid("Samples", images.reshape(10, 10, *images.shape[1:])),
         "interpolation": Grid("Between two z in each row", walks),
-        "neighbours": Grid("Samples, and the training image nearest to each", rows, ("sample", "nearest") * 2),
-        "walk": _walk(state, networks),
+        "neighbours": Grid(
+            "Samples, and the training image nearest to each",
+            np.concatenate([rows[:, :10], rows[:, 10:]]),
+            ("sample", "nearest") * 2,
+        ),
+        "walk": _walk(params, model_state, key, networks),
     }
     if networks.conditional:
-        keys = rng.numbered(state.key, "classes", 10)
-        classes = jax.jit(sampling.sample_classes, static_argnames="networks")(*players, keys, networks=networks)
+        keys = rng.numbered(key, "classes", 10)
+        of_classes = jax.jit(sampling.sample_classes, static_argnames="networks")
+        classes = of_classes(params, model_state, keys, networks=networks)
         labels = tuple(str(c) for c in range(len(classes)))
         found["classes"] = Grid("A class in each row, the same z in each column", np.asarray(classes), labels)
     return found
 
 
-def image_frame(state: Any, *, networks: Networks) -> Grid:
+def image_frame(params: Params, model_state: ModelState, key: Key, *, networks: Networks) -> Grid:
     """The samples of the same 64 z, to be seen change over training.
 
     Args:
-      state: of the run, settled.
+      params: of both players.
+      model_state: of both players, settled.
+      key: the root key.
       networks: the networks.
 
     Returns:
       A grid.
     """
-    images = np.asarray(_samples(state, 64, networks))
+    images = np.asarray(_samples(params, model_state, key, 64, networks))
     return Grid("Samples of the same z", images.reshape(8, 8, *images.shape[1:]))
 
 
-def point_field(state: Any, *, networks: Networks, centres: np.ndarray, std: float, probability: bool) -> Field:
+def point_field(
+    params: Params,
+    model_state: ModelState,
+    key: Key,
+    d_params: Params,
+    *,
+    networks: Networks,
+    centres: np.ndarray,
+    std: float,
+    probability: bool,
+) -> Field:
     """Samples in the plane over the density of the data, with what the discriminator says behind them.
 
     Args:
-      state: of the run.
+      params: of both players; samples are the generator's.
+      model_state: of both players, settled.
+      key: the root key.
+      d_params: the discriminator's parameters as it plays: an average of them has no opponent.
       networks: the networks.
       centres: [K, 2] of the data's mixture.
       std: of each of its modes.
@@ -82,44 +103,39 @@ def point_field(state: Any, *, networks: Networks, centres: np.ndarray, std: flo
     reach = 1.35 * np.abs(centres).max() + 4 * std
     axis = np.linspace(-reach, reach, 150)
     x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2).astype(np.float32)
-    squared = ((x[:, None] - centres) ** 2).sum(axis=-1)
     # A mode narrower than the grid would vanish between its points.
     shown_std = max(std, 0.75 * (axis[1] - axis[0]))
-    density = np.exp(-0.5 * squared / shown_std**2).mean(axis=1).reshape(150, 150)
-
-    # The player's own parameters: the average has no opponent.
-    player = state.params["discriminator"], state.model_state["discriminator"]
-    values = np.asarray(_judge(*player, x, networks=networks, probability=probability)).reshape(150, 150)
+    log_density = jax.vmap(functools.partial(mixture_log_density, centres=centres, std=shown_std))(jnp.asarray(x))
+    judged = _judge(d_params, model_state["discriminator"], x, networks=networks, probability=probability)
+    values = np.asarray(judged).reshape(150, 150)
     # A critic is known up to a constant; its range is its own.
     largest = max(float(np.abs(values).max()), 1e-6)
     return Field(
         "Samples over the data's density",
         values,
         (-reach, reach, -reach, reach),
-        np.asarray(_samples(state, 1000, networks)),
-        density=density,
+        np.asarray(_samples(params, model_state, key, 1000, networks)),
+        density=np.exp(np.asarray(log_density)).reshape(150, 150),
         value_name="D(x), the probability of real" if probability else "D(x), centred",
         value_range=(0.0, 1.0) if probability else (-largest, largest),
     )
 
 
 @functools.partial(jax.jit, static_argnames=("networks", "probability"))
-def _judge(params: Params, model_state: ModelState, x: Array, *, networks: Networks, probability: bool) -> Array:
+def _judge(d_params: Params, d_state: ModelState, x: Array, *, networks: Networks, probability: bool) -> Array:
     """[N] what the discriminator says of points [N, 2]: the probability, or the logit less its mean."""
-    logit, _ = apply_network(networks.discriminator, params, model_state, x)
+    logit, _ = apply_network(networks.discriminator, d_params, d_state, x)
     return jax.nn.sigmoid(logit) if probability else logit - jnp.mean(logit)
 
 
-def _samples(state: Any, count: int, networks: Networks) -> Array:
-    keys = rng.numbered(state.key, "pictures", count)
-    return _sample(state.eval_params, state.model_state, keys, networks=networks)
+def _samples(params: Params, model_state: ModelState, key: Key, count: int, networks: Networks) -> Array:
+    return _sample(params, model_state, rng.numbered(key, "pictures", count), networks=networks)
 
 
-def _walk(state: Any, networks: Networks) -> Film:
+def _walk(params: Params, model_state: ModelState, key: Key, networks: Networks) -> Film:
     """Sixteen samples that each walk through four z and back to the first."""
-    closed = [rng.per_example(rng.stream(state.key, f"walk_{i}"), jnp.array([0, 1, 2, 3, 0])) for i in range(16)]
-    players = state.eval_params, state.model_state
-    images = np.stack([np.asarray(_interpolate(*players, k, 13, networks=networks)) for k in closed])
+    closed = [rng.per_example(rng.stream(key, f"walk_{i}"), jnp.array([0, 1, 2, 3, 0])) for i in range(16)]
+    images = np.stack([np.asarray(_interpolate(params, model_state, k, 13, networks=networks)) for k in closed])
     images = images[:, :, :-1]  # [16, 4, 12, H, W, C]: where one walk ends the next begins.
     frames = images.reshape(4, 4, 48, *images.shape[3:])
     title = "Each a walk through four z"

@@ -11,33 +11,24 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from gen_jax.contracts import Array, UserError
+from gen_jax.contracts import Array
 from gen_jax.families.gan.models import (
     LabelMap,
     Logit,
     check_conditional_norm,
     check_label,
+    image_plan,
     projected_classes,
 )
 from gen_jax.nn.normalization import Norm, with_spectral_norm
 from gen_jax.nn.resampling import mean_pool, upsample
 
-# For each side of an image: the side at the coarse end and the generator's blocks, each of which is a factor 2; and the
-# resolutions that the critic halves, before its two blocks that halve none.
-_GENERATOR_PLANS = {28: (7, 2), 32: (4, 3), 64: (4, 4)}
+# For each side of an image: how many resolutions the critic halves, before its two blocks that halve none.
 _CRITIC_HALVINGS = {28: 2, 32: 2, 64: 3}
 
 # He's for a convolution with an activation around it, Glorot's for a linear path.
 _HE = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 _GLOROT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-
-
-def _check_shape(shape: tuple[int, ...]) -> None:
-    """Refuses data that are not images [H, W, C] of a size that there is a network for."""
-    if len(shape) != 3 or shape[0] != shape[1] or shape[0] not in _GENERATOR_PLANS:
-        raise UserError(
-            f"The residual networks are not for data of shape {tuple(shape)}; give images of side 28, 32 or 64."
-        )
 
 
 class UpBlock(nn.Module):
@@ -148,8 +139,7 @@ class ResNetGenerator(nn.Module):
         """
         check_label(self.num_classes, label)
         check_conditional_norm(self.num_classes, self.norm)
-        _check_shape(self.output_shape)
-        side, blocks = _GENERATOR_PLANS[self.output_shape[0]]
+        side, blocks = image_plan(self.output_shape)
         h = nn.Dense(side * side * self.channels, kernel_init=_GLOROT, name="project")(z)
         h = h.reshape(-1, side, side, self.channels)
         for number in range(blocks):
@@ -186,7 +176,7 @@ class ResNetDiscriminator(nn.Module):
           UserError: for another size, an unknown norm or conditioning, or classes without labels.
         """
         classes = projected_classes(self.num_classes, self.conditioning, label)
-        _check_shape(x.shape[1:])
+        image_plan(x.shape[1:])  # Refuses other sizes.
         halvings = _CRITIC_HALVINGS[x.shape[1]]
         h = LabelMap(self.num_classes, name="label_map")(x, label) if self.num_classes > classes else x
         for number in range(halvings + 2):

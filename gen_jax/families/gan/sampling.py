@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -42,20 +39,6 @@ def settle_statistics(
     zeros = jax.tree.map(jnp.zeros_like, model_state["generator"])
     _, new = apply_network(networks.generator, params["generator"], zeros, z, label, train=True)
     return model_state | {"generator": jax.tree.map(lambda a: a / (1.0 - MOMENTUM), new)}
-
-
-def settle(state: Any, *, networks: Networks) -> Any:
-    """A run's state with the batch statistics of the parameters that it is evaluated with.
-
-    Args:
-      state: of a run.
-      networks: the networks.
-
-    Returns:
-      The state.
-    """
-    settled = settle_statistics(state.eval_params, state.model_state, state.key, networks=networks)
-    return dataclasses.replace(state, model_state=settled)
 
 
 def generate(
@@ -114,6 +97,13 @@ def sample_classes(params: Params, model_state: ModelState, keys: Key, *, networ
 def interpolate(params: Params, model_state: ModelState, keys: Key, num_points: int, *, networks: Networks) -> Array:
     """Walks between pairs of z, in one class where there are classes.
 
+    Uniform z in a straight line, normal z along the great circle: a straight line between them would go through
+    lengths that no z has.
+
+    slerp(z₁, z₂; w) = (sin((1 − w) Ω) z₁ + sin(w Ω) z₂) / sin Ω,  cos Ω = z₁·z₂ / ‖z₁‖‖z₂‖
+
+    See "Sampling Generative Networks", White, 2016 (arXiv:1609.04468), Section 2.1.
+
     Args:
       params: of both players.
       model_state: of both players, settled.
@@ -138,12 +128,6 @@ def _straight(start: Array, end: Array, weight: Array) -> Array:
 
 
 def _great_circle(start: Array, end: Array, weight: Array) -> Array:
-    """Along the great circle: a straight line between Gaussian z goes through lengths that no z has.
-
-    slerp(z₁, z₂; w) = (sin((1 − w) Ω) z₁ + sin(w Ω) z₂) / sin Ω,  cos Ω = z₁·z₂ / ‖z₁‖‖z₂‖
-
-    See "Sampling Generative Networks", White, 2016 (arXiv:1609.04468).
-    """
     cosine = jnp.vdot(start, end) / (jnp.linalg.norm(start) * jnp.linalg.norm(end))
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
     sine = jnp.sin(angle)

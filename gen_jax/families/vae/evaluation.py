@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import rng
-from gen_jax.contracts import Array, Batch, Key, Params, Terms
+from gen_jax.contracts import Array, Batch, Key, Params, Values
 from gen_jax.families.vae import losses, objectives, sampling
 from gen_jax.families.vae.models import VAE
 from gen_jax.ops import distributions
-
-# IWAE, Section 5.2: a unit u is active where Var_x(E_q[u|x]) is larger, here over the test set.
-ACTIVE_UNIT_VARIANCE = 0.01
 
 
 def observed(key: Key, batch: Batch, *, model: VAE, binarization: str) -> Array:
@@ -29,6 +26,9 @@ def observed(key: Key, batch: Batch, *, model: VAE, binarization: str) -> Array:
 
     Returns:
       [B, H, W, C] in [0, 1].
+
+    Raises:
+      ValueError: where the binarization is another one.
     """
     keys = rng.in_evaluation(key, "observe", batch["index"])
     return jax.vmap(lambda k, v: objectives.observe(k, v, model.likelihood, binarization))(keys, batch["image"])
@@ -36,7 +36,7 @@ def observed(key: Key, batch: Batch, *, model: VAE, binarization: str) -> Array:
 
 def bound_values(
     params: Params, key: Key, batch: Batch, *, model: VAE, binarization: str, num_samples: int = 1
-) -> Terms:
+) -> Values:
     """The bound, its terms and the posterior's mean for each test image.
 
     Args:
@@ -50,6 +50,9 @@ def bound_values(
     Returns:
       `elbo`, `log_likelihood`, `kl` and, for several codes, `iwae`, each [B] nats; `latent_mean` and
       `latent_mean_squared`, each [B, d].
+
+    Raises:
+      ValueError: where the binarization is another one.
     """
     x = observed(key, batch, model=model, binarization=binarization)
     mean, log_var, log_px_z, log_pz, log_qz_x = objectives.infer(
@@ -72,7 +75,7 @@ def likelihood_values(
     num_samples: int,
     importance_samples: int,
     importance_chunk: int,
-) -> Terms:
+) -> Values:
     """What `bound_values` has, and log p(x) by importance sampling.
 
     Args:
@@ -87,6 +90,9 @@ def likelihood_values(
 
     Returns:
       The values of `bound_values`, and `log_px` [B] nats.
+
+    Raises:
+      ValueError: where the binarization is another one, or the chunk does not divide the samples.
     """
     x = observed(key, batch, model=model, binarization=binarization)
     keys = rng.in_evaluation(key, "importance", batch["index"])
@@ -97,6 +103,23 @@ def likelihood_values(
     log_px = jax.lax.map(lambda pair: estimate(*pair), (keys, x))
     values = bound_values(params, key, batch, model=model, binarization=binarization, num_samples=num_samples)
     return values | {"log_px": log_px}
+
+
+def active_units(mean: np.ndarray, mean_squared: np.ndarray) -> int:
+    """How many numbers of the code say something of x: those whose posterior mean varies over the test set.
+
+    Var_x(E_{q(z|x)}[z_j]) > 0.01
+
+    See "Importance Weighted Autoencoders", Burda et al., 2016 (arXiv:1509.00519), Section 5.2.
+
+    Args:
+      mean: [d] of the posterior means over the test set.
+      mean_squared: [d] of their squares.
+
+    Returns:
+      From 0 to d.
+    """
+    return int(np.sum(mean_squared - mean**2 > 0.01))
 
 
 def report(means: dict[str, np.ndarray], *, num_dims: int, exact: bool) -> dict[str, float]:
@@ -114,12 +137,11 @@ def report(means: dict[str, np.ndarray], *, num_dims: int, exact: bool) -> dict[
     Returns:
       Numbers by name.
     """
-    variance = means["latent_mean_squared"] - means["latent_mean"] ** 2
     names = {"elbo": "elbo_nats" if exact else "score_nats", "log_likelihood": "log_likelihood_nats", "kl": "kl_nats"}
     if exact:
         names |= {"iwae": "iwae_nats", "log_px": "log_px_nats"}
     numbers = {name: float(means[key]) for key, name in names.items() if key in means}
-    numbers["active_units"] = float(np.sum(variance > ACTIVE_UNIT_VARIANCE))
+    numbers["active_units"] = float(active_units(means["latent_mean"], means["latent_mean_squared"]))
     if exact:
         numbers["bits_per_dim"] = float(distributions.bits_per_dim(jnp.asarray(means["elbo"]), num_dims))
     if exact and "log_px" in means:

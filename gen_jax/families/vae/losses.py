@@ -91,6 +91,11 @@ def iwae_bound(log_w: Array) -> Array:
 def log_likelihood(x: Array, outputs: dict[str, Array]) -> Array:
     """Log p(x|z) of one example from the decoder's outputs for it.
 
+    See "Auto-Encoding Variational Bayes", Kingma and Welling, 2014 (arXiv:1312.6114), Appendix C.1 and C.2, for the
+    Bernoulli and the Gaussian, whose density of dequantised levels bounds their probability by "A note on the
+    evaluation of generative models", Theis et al., 2016 (arXiv:1511.01844), Section 3.1; and for the logistic
+    "PixelCNN++", Salimans et al., 2017 (arXiv:1701.05517), Section 2.1, Eq. 2.
+
     Args:
       x: [H, W, C] as `objectives.observe` gives it.
       outputs: the likelihood's parameters, [H, W, C] each, as `VAE.decode` names them.

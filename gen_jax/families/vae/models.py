@@ -76,14 +76,14 @@ class ConvEncoder(nn.Module):
     Attributes:
       latent_dim: d.
       channels: of each stage; H and W must divide by 2 to the number of stages.
-      hidden: the width of the fully connected layer.
+      dense: the width of the fully connected layer.
       activation: between the layers.
       dropout: after the fully connected layer.
     """
 
     latent_dim: int
     channels: tuple[int, ...] = (32, 64)
-    hidden: int = 256
+    dense: int = 256
     activation: Callable[[Array], Array] = nn.relu
     dropout: float = 0.0
 
@@ -93,7 +93,7 @@ class ConvEncoder(nn.Module):
         h = x
         for width in self.channels:
             h = self.activation(nn.Conv(width, (4, 4), strides=2)(h))
-        h = self.activation(nn.Dense(self.hidden)(h.reshape(h.shape[0], -1)))
+        h = self.activation(nn.Dense(self.dense)(h.reshape(h.shape[0], -1)))
         h = Dropout(self.dropout)(h, dropout_keys)
         return nn.Dense(self.latent_dim, name="mean")(h), nn.Dense(self.latent_dim, name="log_var")(h)
 
@@ -104,14 +104,14 @@ class ConvDecoder(nn.Module):
     Attributes:
       output_shape: (H, W, C'), C' the channels times the likelihood's parameters a channel.
       channels: of each stage, from the image inwards, as in the encoder.
-      hidden: the width of the fully connected layer.
+      dense: the width of the fully connected layer.
       activation: between the layers.
       dropout: after the fully connected layer.
     """
 
     output_shape: tuple[int, int, int]
     channels: tuple[int, ...] = (32, 64)
-    hidden: int = 256
+    dense: int = 256
     activation: Callable[[Array], Array] = nn.relu
     dropout: float = 0.0
 
@@ -121,7 +121,7 @@ class ConvDecoder(nn.Module):
         height, width, outputs = self.output_shape
         shrink = 2 ** len(self.channels)
         top = (height // shrink, width // shrink, self.channels[-1])
-        h = self.activation(nn.Dense(self.hidden)(z))
+        h = self.activation(nn.Dense(self.dense)(z))
         h = Dropout(self.dropout)(h, dropout_keys)
         h = self.activation(nn.Dense(math.prod(top))(h)).reshape(-1, *top)
         for features in reversed(self.channels[:-1]):
@@ -206,7 +206,12 @@ def outputs_per_channel(likelihood: str, variance: str) -> int:
 def image_mean(outputs: dict[str, Array]) -> Array:
     """The picture that a decoder's outputs stand for: the mean of p(x|z), what lies beyond [0, 1] drawn to its ends.
 
-    For the logistic the mean of clip(x, 0, 1) is s (log(1 + e^(μ/s)) − log(1 + e^((μ − 1)/s))).
+    Bernoulli  σ(ℓ);   Gaussian  clip(μ, 0, 1);   logistic  E[clip(x, 0, 1)] = ∫₀¹ P(x > t) dt
+    = s (log(1 + e^(μ/s)) − log(1 + e^((μ − 1)/s)))
+
+    See "Auto-Encoding Variational Bayes", Kingma and Welling, 2014 (arXiv:1312.6114), Appendix C.1 and C.2, and for the
+    logistic, whose ends hold what lies beyond them, "PixelCNN++", Salimans et al., 2017 (arXiv:1701.05517),
+    Section 2.1.
 
     Args:
       outputs: what `VAE.decode` returns.

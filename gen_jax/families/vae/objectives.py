@@ -116,11 +116,11 @@ def objective(
       dropout: whether to drop activations.
 
     Returns:
-      The loss [] in nats an example, and ({}, terms): `bound`, `log_likelihood`, `kl` in nats and `beta`.
+      The loss [] in nats an example, and (model_state, terms): `bound`, `log_likelihood`, `kl` in nats and `beta`.
 
     Raises:
-      ValueError: where the bound is another one, or a weight other than 1 is asked of the importance-weighted one,
-        which has no divergence to weigh.
+      ValueError: where the bound or the binarization is another one, or a weight other than 1 is asked of the
+        importance-weighted bound, which has no divergence to weigh.
     """
     if bound not in BOUNDS:
         raise ValueError(f"bound='{bound}' is unknown; expected one of {BOUNDS}.")

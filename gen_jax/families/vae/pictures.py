@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import rng
-from gen_jax.contracts import Array, Batch, Grid, Key, Params, Picture, Scatter, Source
+from gen_jax.contracts import Array, Grid, Key, Params, Picture, Scatter
 from gen_jax.families.vae import sampling
 from gen_jax.families.vae.evaluation import observed
 from gen_jax.families.vae.models import VAE
@@ -18,37 +17,41 @@ from gen_jax.nn.precision import apply_in_param_dtype
 
 
 def image_pictures(
-    params: Params, key: Key, *, model: VAE, test_source: Source, binarization: str
+    params: Params, key: Key, images: np.ndarray, labels: np.ndarray, *, model: VAE, binarization: str
 ) -> dict[str, Picture]:
     """Draws what a person wants to see of a VAE.
 
     Args:
       params: of the model.
       key: the root key.
+      images: [N, H, W, C] uint8, the test set.
+      labels: [N] of the images.
       model: the VAE.
-      test_source: of the images that are reconstructed and encoded.
       binarization: as in `objectives.observe`.
 
     Returns:
       `samples`, `reconstructions`, `interpolation`, and for a 2-D code `manifold` and `codes`.
+
+    Raises:
+      ValueError: where the binarization is another one.
     """
     observe = jax.jit(functools.partial(observed, model=model, binarization=binarization))
     reconstruct = jax.jit(functools.partial(sampling.reconstruct, model=model))
     interpolate = jax.jit(functools.partial(sampling.interpolate, num_points=10, model=model))
     decode = jax.jit(functools.partial(sampling.decode_mean, model=model))
+    encode = jax.jit(lambda params, x: apply_in_param_dtype(model, params, x, method="encode")[0])
 
     @jax.jit
     def prior_samples(key: Key) -> Array:
         keys = rng.numbered(key, "pictures", 100)
         return sampling.sample_prior(params, keys, model=model)
 
-    # The whole test set, though this process may evaluate only a part of it.
-    batches = [dict(b) | {"x": np.asarray(observe(key, b))} for b in test_source.whole().evaluation()]
-    shown = np.arange(20) % test_source.num_examples
-    images, x = (np.concatenate([b[name] for b in batches])[shown] for name in ("image", "x"))
-    rows = np.stack([images / np.float32(255), x, np.asarray(reconstruct(params, x))])  # [3, 20, H, W, C]
+    samples = np.asarray(prior_samples(key))
+    first = np.arange(20) % len(images)
+    x = np.asarray(observe(key, {"image": images[first], "index": first}))
+    rows = np.stack([images[first] / np.float32(255), x, np.asarray(reconstruct(params, x))])  # [3, 20, H, W, C]
     found: dict[str, Picture] = {
-        "samples": Grid("Means of p(x|z), z from the prior", _rows(prior_samples(key), 10)),
+        "samples": Grid("Means of p(x|z), z from the prior", samples.reshape(10, 10, *samples.shape[1:])),
         "reconstructions": Grid(
             "Test images, what the model sees, and the mean of p(x|z)",
             np.concatenate([rows[:, :10], rows[:, 10:]]),
@@ -60,21 +63,15 @@ def image_pictures(
         ),
     }
     if model.encoder.latent_dim == 2:
-        codes = jnp.asarray(sampling.manifold_codes(20), jnp.float32)
-        manifold = _rows(decode(params, codes), 20)
-        found["manifold"] = Grid("The manifold: means of p(x|z) at equally likely z", manifold)
-        found["codes"] = _encoded(params, batches, model)
+        manifold = np.asarray(decode(params, jnp.asarray(sampling.manifold_codes(20), jnp.float32)))
+        found["manifold"] = Grid(
+            "The manifold: means of p(x|z) at equally likely z", manifold.reshape(20, 20, *manifold.shape[1:])
+        )
+        # A set may be large. The last part is filled up, so that one program takes them all.
+        parts = np.arange(-(-len(images) // 256) * 256).reshape(-1, 256) % len(images)
+        seen = (observe(key, {"image": images[part], "index": part}) for part in parts)
+        codes = np.concatenate([np.asarray(encode(params, x)) for x in seen])[: len(images)]
+        found["codes"] = Scatter(
+            "The test set, encoded: means of q(z|x), coloured by class", codes, labels, ("z₁", "z₂")
+        )
     return found
-
-
-def _rows(images: Array, columns: int) -> np.ndarray:
-    """[n, H, W, C] as rows of a grid, [n / columns, columns, H, W, C]."""
-    return np.asarray(images).reshape(-1, columns, *images.shape[1:])
-
-
-def _encoded(params: Params, batches: Sequence[Batch], model: VAE) -> Scatter:
-    encode = jax.jit(lambda x: apply_in_param_dtype(model, params, x, method="encode")[0])
-    means = [np.asarray(encode(b["x"]))[b["mask"] > 0] for b in batches]
-    labels = [b["label"][b["mask"] > 0] for b in batches]
-    points, classes = np.concatenate(means), np.concatenate(labels)
-    return Scatter("The test set, encoded: means of q(z|x), coloured by class", points, classes, ("z₁", "z₂"))

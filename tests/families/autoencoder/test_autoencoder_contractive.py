@@ -24,9 +24,9 @@ _SHAPE = (3, 4, 2)
 
 
 @functools.lru_cache
-def _setup(tied: bool = False, code_size: int = 5) -> tuple[MLPAutoencoder, Any, np.ndarray]:
+def _setup(tied: bool = False, latent_dim: int = 5) -> tuple[MLPAutoencoder, Any, np.ndarray]:
     """One sigmoid layer, its parameters in float64 and away from symmetry, and four images."""
-    model = MLPAutoencoder(_SHAPE, (code_size,), code_activation=nn.sigmoid, tied=tied)
+    model = MLPAutoencoder(_SHAPE, (latent_dim,), code_activation=nn.sigmoid, tied=tied)
     params = _jit(model.init)(rng.root(0), jnp.zeros((1, *_SHAPE)))["params"]
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda a: 2.0 * np.asarray(a, np.float64) + 0.3 * random.standard_normal(a.shape), params)
@@ -105,7 +105,7 @@ def test_hutchinson_is_unbiased_with_the_known_variance(num_probes: int):
     with jax.enable_x64(True):
         keys = rng.per_example(rng.root(5), np.arange(count))
         estimate = jax.jit(
-            jax.vmap(lambda key: hutchinson_contractive_penalty(key, encode, jnp.asarray(images[0]), num_probes))
+            jax.vmap(lambda key: hutchinson_contractive_penalty(encode, key, jnp.asarray(images[0]), num_probes))
         )
         found = np.asarray(estimate(keys))
     jacobian = _jacobian(params, images[0])
@@ -118,13 +118,13 @@ def test_hutchinson_is_unbiased_with_the_known_variance(num_probes: int):
 
 def test_hutchinson_is_exact_for_one_number():
     """With a code of one number every probe is ±1 and every estimate exact."""
-    model, params, images = _setup(code_size=1)
+    model, params, images = _setup(latent_dim=1)
     encode = functools.partial(_encode, model, params)
     with jax.enable_x64(True):
         exact = float(_jit(functools.partial(contractive_penalty, encode))(images[1]))
         for num_probes in (1, 3):
-            estimate = functools.partial(hutchinson_contractive_penalty, encode=encode, num_probes=num_probes)
-            found = _jit(jax.vmap(lambda key, estimate=estimate: estimate(key, x=jnp.asarray(images[1]))))(
+            estimate = functools.partial(hutchinson_contractive_penalty, encode, num_probes=num_probes)
+            found = _jit(jax.vmap(lambda key, estimate=estimate: estimate(key, jnp.asarray(images[1]))))(
                 rng.per_example(rng.root(0), np.arange(3))
             )
             np.testing.assert_allclose(found, exact, rtol=1e-12)

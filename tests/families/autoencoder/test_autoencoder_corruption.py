@@ -86,6 +86,16 @@ def test_level_0_is_the_identity(kind: str):
     np.testing.assert_array_equal(corrupt(rng.root(3), x, kind, 0.0), x)
 
 
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_whole_level_is_the_same_number(kind: str, level: int):
+    """1 is 1.0, and 0 is 0.0, as a slider may give them."""
+    x = _grey(1000)
+    found = corrupt(rng.root(3), x, kind, level)
+    np.testing.assert_array_equal(found, corrupt(rng.root(3), x, kind, float(level)))
+    assert found.dtype == x.dtype
+
+
 def test_level_1_leaves_nothing():
     """ν = 1 masks all of it; salt and pepper are then a fair coin an element."""
     x = _grey()

@@ -31,8 +31,8 @@ _SPECTRUM = 2.0 ** np.arange(2, -6, -1)  # 4, 2, 1, …, 1/32.
 _SHAPE = (1, 1, 8)
 
 
-def _linear(code_size: int, tied: bool = False) -> MLPAutoencoder:
-    return MLPAutoencoder(_SHAPE, (code_size,), output="linear", tied=tied)
+def _linear(latent_dim: int, tied: bool = False) -> MLPAutoencoder:
+    return MLPAutoencoder(_SHAPE, (latent_dim,), output="linear", tied=tied)
 
 
 def _points() -> np.ndarray:

@@ -70,7 +70,7 @@ def test_the_deep_autoencoder_against_numpy(tied: bool):
     np.testing.assert_allclose(_apply(model, params, x), h.reshape(6, 3, 2, 2), rtol=1e-5, atol=1e-5)
     shown = _jit(functools.partial(sampling.reconstruct, model=model))(params, x)
     np.testing.assert_allclose(shown, scipy.special.expit(h).reshape(6, 3, 2, 2), rtol=1e-5, atol=1e-5)
-    assert model.code_size == z.shape[1] == 4
+    assert model.latent_dim == z.shape[1] == 4
 
 
 def _linear_twin(kind: str, tied: bool) -> Any:

@@ -71,11 +71,11 @@ def test_a_sample_depends_on_its_key_alone(name: str):
     assert np.abs(np.asarray(sample(_keys(np.arange(6), seed=2))) - whole).max() > 1e-3
 
 
-def _linear(code_size: int) -> tuple[MLPAutoencoder, Any]:
+def _linear(latent_dim: int) -> tuple[MLPAutoencoder, Any]:
     """A linear decoder that puts codes around ½, far enough inside of [0, 1]."""
-    model = MLPAutoencoder(_SHAPE, (code_size,), output="linear")
+    model = MLPAutoencoder(_SHAPE, (latent_dim,), output="linear")
     params = _jit(model.init)(rng.root(3), jnp.zeros((1, *_SHAPE)))["params"]
-    kernel = 0.05 * np.random.default_rng(1).standard_normal((code_size, 6))
+    kernel = 0.05 * np.random.default_rng(1).standard_normal((latent_dim, 6))
     return model, params | {"decoder_0": {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.full(6, 0.5)}}
 
 
@@ -245,14 +245,14 @@ def test_inpaint_solves_a_linear_case():
     """For r(x) = P x the rest converges to x_u = (I − P_uu)⁻¹ P_uk x_k, with what is known held bit for bit."""
     projection = _smooth_projection()
     images = np.random.default_rng(3).uniform(0.35, 0.65, (4, 6)).astype(np.float32)
-    known = np.array([[1, 1, 0, 0, 1, 1], [1, 0, 1, 1, 0, 1], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], np.float32)
+    masks = np.array([[1, 1, 0, 0, 1, 1], [1, 0, 1, 1, 0, 1], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], np.float32)
 
     def reconstruct(x: jax.Array) -> jax.Array:
         return (x.reshape(-1, 6) @ projection.astype(np.float32)).reshape(x.shape)
 
     fill = _jit(functools.partial(sampling.inpaint, reconstruct, num_steps=300))
-    found = np.asarray(fill(images.reshape(-1, *_SHAPE), known.reshape(-1, *_SHAPE))).reshape(4, 6)
-    for image, mask, filled in zip(images, known > 0, found, strict=True):
+    found = np.asarray(fill(images.reshape(-1, *_SHAPE), masks.reshape(-1, *_SHAPE))).reshape(4, 6)
+    for image, mask, filled in zip(images, masks > 0, found, strict=True):
         inner = projection[np.ix_(~mask, ~mask)]
         expected = np.linalg.solve(np.eye(len(inner)) - inner, projection[np.ix_(~mask, mask)] @ image[mask])
         assert expected.min() > 0.05 and expected.max() < 0.95  # Nothing is clipped.
@@ -268,17 +268,17 @@ def test_inpaint_does_not_see_what_is_missing():
     def reconstruct(x: jax.Array) -> jax.Array:
         return 3 * sampling.reconstruct(params, x, model=model) - 1.0
 
-    known = np.zeros((2, *_SHAPE), np.float32)
-    known[:, :, 1:] = 1.0
+    mask = np.zeros((2, *_SHAPE), np.float32)
+    mask[:, :, 1:] = 1.0
     x = np.random.default_rng(4).random((2, *_SHAPE)).astype(np.float32)
     fill = _jit(functools.partial(sampling.inpaint, reconstruct, num_steps=3))
-    found = np.asarray(fill(x, known))
-    np.testing.assert_array_equal(fill(np.where(known > 0, x, np.float32(np.nan)), known), found)
-    np.testing.assert_array_equal(found[known > 0], x[known > 0])
+    found = np.asarray(fill(x, mask))
+    np.testing.assert_array_equal(fill(np.where(mask > 0, x, np.float32(np.nan)), mask), found)
+    np.testing.assert_array_equal(found[mask > 0], x[mask > 0])
     assert found.min() >= 0.0 and found.max() <= 1.0
-    by_hand = np.where(known > 0, x, 0.0)
+    by_hand = np.where(mask > 0, x, 0.0)
     for _ in range(3):
-        by_hand = np.where(known > 0, x, np.clip(reconstruct(jnp.asarray(by_hand, jnp.float32)), 0, 1))
+        by_hand = np.where(mask > 0, x, np.clip(reconstruct(jnp.asarray(by_hand, jnp.float32)), 0, 1))
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
 
 

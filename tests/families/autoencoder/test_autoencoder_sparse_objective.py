@@ -134,7 +134,8 @@ def test_rho_hat_is_of_the_whole_batch_on_every_layout(twin: bool):
     model, params = _setup()
     loss = functools.partial(sparse_objective, model=model, sparsity="kl", rho=0.05, weight=1.0)
     if twin:
-        loss = beside_plain(loss, functools.partial(objective, model=model, error="squared_error"))
+        plain = functools.partial(objective, model=model, error="squared_error")
+        loss = beside_plain(loss, plain, whole_batch=True)
         params = {"model": params, "plain": params}
     reference, metrics = _steps(Layout("jit", jax.devices()[:1]), loss, params, True)
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), reference.params, params)

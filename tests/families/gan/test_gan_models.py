@@ -303,11 +303,11 @@ def test_refusals():
     """One sentence each: sizes, norms, outputs, conditionings, labels, classes without a place to go in."""
     z, key = jnp.zeros((2, 5)), jax.random.key(0)
     cases = [
-        (DCGANGenerator((30, 30, 1)), z, "DCGAN has no network for data of shape .30, 30, 1.; give it images of side"),
-        (DCGANDiscriminator(), jnp.zeros((2, 28, 32, 1)), "DCGAN has no network for data of shape .28, 32, 1."),
-        (DCGANDiscriminator(), jnp.zeros((2, 2)), "DCGAN has no network for data of shape .2,."),
-        (ResNetGenerator((30, 30, 1)), z, "residual networks are not for data of shape .30, 30, 1."),
-        (ResNetDiscriminator(), jnp.zeros((2, 2)), "residual networks are not for data of shape .2,."),
+        (DCGANGenerator((30, 30, 1)), z, "no convolutional network for data of shape .30, 30, 1.; give it images"),
+        (DCGANDiscriminator(), jnp.zeros((2, 28, 32, 1)), "no convolutional network for data of shape .28, 32, 1."),
+        (DCGANDiscriminator(), jnp.zeros((2, 2)), "no convolutional network for data of shape .2,."),
+        (ResNetGenerator((30, 30, 1)), z, "no convolutional network for data of shape .30, 30, 1."),
+        (ResNetDiscriminator(), jnp.zeros((2, 2)), "no convolutional network for data of shape .2,."),
         (DCGANGenerator((28, 28, 1), norm="group"), z, "norm='group' is unknown"),
         (MLPGenerator((2,), 5, output="sigmoid"), z, "output='sigmoid' is unknown; choose one of tanh, linear"),
         (MLPDiscriminator(conditioning="sum"), z, "conditioning='sum' is unknown; choose one of projection, embedding"),

@@ -204,6 +204,18 @@ def test_one_pass_over_real_and_fake_is_two_passes():
     assert np.abs(undropped - real_logit).max() > 0.01, "dropout did nothing; the comparison would be empty"
 
 
+@pytest.mark.parametrize("shape", [(2,), (4, 3, 2)])
+def test_spread_is_the_root_of_the_mean_variance(shape: tuple[int, ...]):
+    """By numpy in float64, of points and of images far from the origin; on four devices that of all their examples."""
+    x = np.random.default_rng(4).standard_normal((32, *shape)) * np.arange(1, 1 + shape[-1]) + 7
+    expected = np.sqrt(x.reshape(32, -1).var(axis=0).mean())
+    assert float(objectives.spread(jnp.float32(x))) == pytest.approx(expected, rel=1e-5)
+    parts = jnp.float32(x).reshape(4, 8, *shape)
+    on_devices = jax.vmap(lambda part: objectives.spread(part, "devices"), axis_name="devices")(parts)
+    np.testing.assert_allclose(on_devices, np.full(4, expected), rtol=1e-5)
+    assert np.abs(jax.vmap(objectives.spread)(parts) - expected).max() > 0.01 * expected
+
+
 def test_signs_of_trouble_have_names():
     """A generator of one point, and a discriminator that knows, are 1 in the metrics; healthy ones are 0."""
     networks, key, batch = linear_game(), rng.root(3), batch_of()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ import pytest
 from gen_jax import rng
 from gen_jax.families.gan import dcgan, evaluation, models, sampling
 from gen_jax.families.gan.objectives import Networks, draw_latent, make_fakes
-from gen_jax.train.state import TrainState
 
 NORMED = Networks(models.MLPGenerator((4, 4, 1), 3, (8, 8), norm="batch"), models.MLPDiscriminator((8,)), "normal")
 PLAIN = Networks(models.MLPGenerator((2,), 3, (8,), output="linear"), models.MLPDiscriminator((8,)), "uniform")
@@ -56,24 +55,6 @@ def test_settled_statistics_are_those_of_the_parameters():
     assert np.abs(carried - training).max() > 0.05, "the carried statistics would have done as well"
 
 
-def test_an_average_has_its_own_statistics():
-    """A settled state's statistics are of `ema_params`, whatever those of the last step are; and once is enough."""
-    params, state = players_of(NORMED)
-    average = jax.tree.map(lambda a: 0.5 * a, params)
-    run = TrainState(jnp.int32(3), params, state, {}, average, rng.root(0))
-    settled = sampling.settle(run, networks=NORMED)
-    expected = sampling.settle_statistics(average, state, rng.root(0), networks=NORMED)
-    other = sampling.settle_statistics(params, state, rng.root(0), networks=NORMED)
-    assert jax.tree.all(jax.tree.map(np.array_equal, settled.model_state, expected))
-    assert not jax.tree.all(jax.tree.map(np.array_equal, settled.model_state, other))
-    again = sampling.settle(settled, networks=NORMED)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), again.model_state, settled.model_state
-    )
-    unnormed = dataclasses.replace(run, params=players_of(PLAIN)[0], ema_params=None, model_state=state)
-    assert sampling.settle(unnormed, networks=PLAIN).model_state is state
-
-
 @pytest.mark.parametrize("networks", [NORMED, PLAIN], ids=["images", "points"])
 def test_a_sample_depends_on_its_key_alone(networks: Networks):
     params, state = players_of(networks)
@@ -108,6 +89,34 @@ def test_walks_start_and_end_at_their_z_and_keep_a_likely_length():
     z = latents(keys_of(4), PLAIN)
     middle = sampling.generate(params, state, 0.5 * (z[:-1] + z[1:]), networks=PLAIN)
     np.testing.assert_allclose(walks[:, 2], middle, rtol=1e-4, atol=1e-5)
+
+
+def walks_of_z(latent: str) -> tuple[np.ndarray, np.ndarray]:
+    """The z [3, 7, 5] of walks through a generator that leaves them as they are, and their ends [4, 5], in float64."""
+    networks = Networks(models.MLPGenerator((5,), 5, (), output="linear"), models.MLPDiscriminator(()), latent)
+    params = {"generator": {"Dense_0": {"kernel": jnp.eye(5), "bias": jnp.zeros(5)}}, "discriminator": {}}
+    state = {"generator": {}, "discriminator": {}}
+    generate = functools.partial(models.apply_network, networks.generator, params["generator"], {})
+    sampled = sampling.interpolate(params, state, keys_of(4), 7, networks=networks)
+    return np.asarray(sampled, np.float64), np.asarray(generate(latents(keys_of(4), networks))[0], np.float64)
+
+
+def test_normal_z_walk_along_great_circles_and_uniform_z_straight():
+    """Z turns at one rate about the origin: z'' = −Ω² z, with the angle Ω of the ends; without force it goes straight.
+
+    Of evenly spaced places of z'' = −Ω² z the neighbours' sum is 2 cos(Ω h) times the place between them.
+    """
+    walks, z = walks_of_z("normal")
+    np.testing.assert_allclose(walks[:, 0], z[:-1], atol=1e-6)
+    np.testing.assert_allclose(walks[:, -1], z[1:], atol=1e-6)
+    for walk, start, end in zip(walks, z[:-1], z[1:], strict=True):
+        angle = np.arccos(start @ end / np.sqrt((start @ start) * (end @ end)))
+        assert 0.3 < angle < 2.9
+        np.testing.assert_allclose(walk[2:] + walk[:-2], 2 * np.cos(angle / 6) * walk[1:-1], atol=1e-5)
+    walks, z = walks_of_z("uniform")
+    np.testing.assert_allclose(
+        walks, z[:-1, None] + np.linspace(0, 1, 7)[None, :, None] * (z[1:] - z[:-1])[:, None], atol=1e-6
+    )
 
 
 def test_every_class_of_a_conditional_generator():
@@ -152,8 +161,8 @@ def test_values_of_a_test_batch():
     np.testing.assert_array_equal(values["in_mode"][:, 0], near & closest)
     means = {name: np.mean(np.asarray(value, np.float64), axis=0) for name, value in values.items()}
     numbers = evaluation.report(means, num_examples=50, min_count=int(near.sum()))
-    assert numbers["modes_covered"] == 1 and numbers["high_quality"] == pytest.approx(near.mean())
-    assert evaluation.report(means, num_examples=50, min_count=int(near.sum()) + 1)["modes_covered"] == 0
+    assert numbers["fake_modes_covered"] == 1 and numbers["fake_high_quality"] == pytest.approx(near.mean())
+    assert evaluation.report(means, num_examples=50, min_count=int(near.sum()) + 1)["fake_modes_covered"] == 0
     wasserstein = evaluation.game_values(params, state, rng.root(0), batch, networks=networks, loss="wasserstein")
     assert not {"value", "accuracy", "in_mode"} & wasserstein.keys()
     squares = evaluation.game_values(params, state, rng.root(0), batch, networks=networks, loss="least_squares")

@@ -195,9 +195,16 @@ def test_reparameterized_gradients():
 
 
 @pytest.mark.parametrize("log_scale", [-8.0, -4.0, -1.0, 1.0, 5.0, 15.0, 40.0, 100.0])
-def test_picture_of_the_logistic(log_scale: float):
-    """The picture is E[clip(x, 0, 1)] = ∫_0^1 P(x > t) dt, from the sharpest scale to one so wide that it is ½."""
+def test_picture_of_each_likelihood(log_scale: float):
+    """The Bernoulli's is P(x = 1), the Gaussian's its mean cut to [0, 1], the logistic's E[clip(x, 0, 1)].
+
+    The last is ∫_0^1 P(x > t) dt, from the sharpest scale to one so wide that it is ½.
+    """
     mean = np.array([-3.0, -0.05, 0.0, 0.3, 0.5, 0.98, 1.0, 4.0])
+    binary = models.image_mean({"logits": jnp.asarray(mean, jnp.float32).reshape(1, 2, 4, 1)})
+    np.testing.assert_allclose(np.ravel(binary), 1 / (1 + np.exp(-mean)), rtol=1e-6)
+    gaussian = {"mean": jnp.asarray(mean, jnp.float32).reshape(1, 2, 4, 1), "log_var": jnp.zeros((1, 1, 1, 1))}
+    np.testing.assert_allclose(np.ravel(models.image_mean(gaussian)), [0, 0, 0, 0.3, 0.5, 0.98, 1, 1], rtol=1e-6)
     nodes, weights = np.polynomial.legendre.leggauss(2000)
     above = scipy.stats.logistic.sf(0.5 * (nodes + 1), mean[:, None], np.exp(log_scale))
     outputs = {"mean": mean, "log_scale": np.full(8, log_scale)}

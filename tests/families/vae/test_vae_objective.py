@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
+import scipy.stats
 
 from gen_jax import rng
 from gen_jax.families.vae import VAE, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, losses, objective, objectives
 from gen_jax.families.vae.models import outputs_per_channel
-from gen_jax.ops import distributions
 from gen_jax.train.state import init_state
 from gen_jax.train.step import make_train_step
 
@@ -154,24 +155,48 @@ def test_noise_differs_between_examples_steps_and_samples():
     assert np.unique(np.concatenate([first.ravel(), later.ravel()])).size == 24
 
 
+def _log_p_by_scipy(x: Any, outputs: dict[str, Any]) -> np.ndarray:
+    """The log-probability of each pixel's level, in nats, from the decoder's numbers; in float64."""
+    x, outputs = np.asarray(x, np.float64), {name: np.asarray(a, np.float64) for name, a in outputs.items()}
+    if "logits" in outputs:
+        return scipy.stats.bernoulli.logpmf(x, scipy.special.expit(outputs["logits"]))
+    if "log_var" in outputs:
+        return scipy.stats.norm.logpdf(x, outputs["mean"], np.exp(0.5 * outputs["log_var"])) - np.log(256)
+    upper, lower = (
+        scipy.stats.logistic.cdf(x + side / 510, outputs["mean"], np.exp(outputs["log_scale"])) for side in (1, -1)
+    )
+    return np.log(np.where(x == 1, 1.0, upper) - np.where(x == 0, 0.0, lower))
+
+
+@pytest.mark.parametrize("bound", ["elbo", "iwae"])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])
-def test_loss_is_in_nats_summed_over_pixels(likelihood: str):
-    """The objective's log-likelihood is the sum of every pixel's at the sampled code, recomputed outside of it."""
+def test_loss_is_in_nats_summed_over_pixels(likelihood: str, bound: str):
+    """The loss, from the networks' numbers at two sampled codes an example and scipy's densities.
+
+    log p(x|z) is a sum over pixels. The ELBO takes the mean of it over the codes and β times the divergence off, the
+    importance-weighted bound is the logarithm of the mean weight.
+    """
     model = _model(likelihood)
-    params, batch = _params(model), _batch()
-    _, terms = _loss(model, batch, bound="elbo")
+    params, batch, beta = _params(model), _batch(), 0.7
+    loss, terms = _loss(model, batch, beta=beta, bound=bound, num_samples=2)
     keys = rng.per_example(rng.stream(rng.root(3), "observe"), batch["index"])
     x = jax.vmap(lambda k, v: objectives.observe(k, v, likelihood, "dynamic"))(keys, batch["image"])
-    mean, log_var = model.apply({"params": params}, x, method="encode")
+    mean, log_var = (np.asarray(a, np.float64) for a in model.apply({"params": params}, x, method="encode"))
     posterior_keys = rng.per_example(rng.stream(rng.root(3), "posterior"), batch["index"])
-    noise = [jax.random.normal(jax.random.fold_in(k, 0), (3,)) for k in posterior_keys]
-    z = mean + jnp.exp(0.5 * log_var) * jnp.stack(noise)
-    outputs = {name: np.asarray(a) for name, a in model.apply({"params": params}, z, method="decode").items()}
-    names = {"bernoulli": ("logits",), "gaussian": ("mean", "log_var"), "discretized_logistic": ("mean", "log_scale")}
-    score = getattr(distributions, f"{likelihood}_log_likelihood")
-    pixel = jax.vmap(score)(np.ravel(x), *(np.ravel(outputs[name]) for name in names[likelihood]))
-    total = np.asarray(pixel, np.float64).sum() - (x.size * np.log(256) if likelihood == "gaussian" else 0)
-    assert terms["log_likelihood"] == pytest.approx(total / 6, rel=1e-5)
+    noise = np.stack([[jax.random.normal(jax.random.fold_in(k, i), (3,)) for k in posterior_keys] for i in (0, 1)])
+    z = mean + np.exp(0.5 * log_var) * noise  # [2, B, 3]
+    outputs = [model.apply({"params": params}, jnp.float32(code), method="decode") for code in z]
+    log_px_z = np.stack([_log_p_by_scipy(x, found).sum((1, 2, 3)) for found in outputs])
+    assert terms["log_likelihood"] == pytest.approx(log_px_z.mean(), rel=1e-5)
+    if bound == "elbo":
+        kl = 0.5 * np.sum(mean**2 + np.exp(log_var) - 1 - log_var, axis=1)
+        assert terms["kl"] == pytest.approx(kl.mean(), rel=1e-5)
+        expected = log_px_z.mean() - beta * kl.mean()
+    else:
+        log_qz_x = scipy.stats.norm.logpdf(z, mean, np.exp(0.5 * log_var)).sum(-1)
+        log_w = log_px_z + scipy.stats.norm.logpdf(z).sum(-1) - log_qz_x
+        expected = np.mean(scipy.special.logsumexp(log_w, axis=0) - np.log(2))
+    assert -loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_beta_scales_only_the_divergence():
@@ -264,12 +289,23 @@ def test_what_the_bernoulli_observes(binarization: str, values: set[float]):
     assert np.unique(dequantized).size > 200
 
 
-def test_gaussian_is_scored_as_levels():
-    """The Gaussian's log-density of x in [0, 1)^D becomes that of levels: D log 256 nats less, for D with channels."""
-    x = jnp.asarray(np.random.default_rng(2).random((4, 5, 3)), jnp.float32)
-    outputs = {"mean": jnp.full(x.shape, 0.5), "log_var": jnp.zeros((1, 1, 1))}
-    density = -0.5 * np.sum(np.log(2 * np.pi) + (np.asarray(x, np.float64) - 0.5) ** 2)
-    assert float(losses.log_likelihood(x, outputs)) == pytest.approx(density - 60 * np.log(256), rel=1e-6)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])
+def test_every_likelihood_is_scipys(likelihood: str):
+    """Of levels, in nats, summed over pixels and channels; the Gaussian's density with one variance for all of them."""
+    random = np.random.default_rng(2)
+    levels = random.integers(0, 256, (4, 5, 3)) * np.array([0, 1, 1])  # The ends of the scale are there.
+    levels[0] = 255
+    x, first, second = levels / 255, random.normal(0.5, 0.4, levels.shape), random.normal(-1.5, 0.5, levels.shape)
+    if likelihood == "bernoulli":
+        x, outputs = np.round(x), {"logits": 4 * first}
+    elif likelihood == "gaussian":
+        x, outputs = (levels + random.random(levels.shape)) / 256, {"mean": first, "log_var": second[:1, :1, :1]}
+    else:
+        outputs = {"mean": first, "log_scale": second}
+    expected = np.broadcast_to(_log_p_by_scipy(x, outputs), x.shape).sum()
+    found = losses.log_likelihood(jnp.float32(x), {name: jnp.float32(a) for name, a in outputs.items()})
+    assert found.shape == ()
+    assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_float64_gradient_by_finite_differences():
