@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import autoencoder
 from gen_jax import rng
@@ -44,19 +46,45 @@ def contraction(seconds: float) -> Row:
 def contests() -> list[Contest]:
     """A training step of the deep autoencoder against the same model in PyTorch."""
     steps = autoencoder.get_config().train.steps_per_call
-    return [Contest("deep autoencoder, 784-1000-500-250-30, training step", _ours, _peers, steps)]
+    return [Contest("deep autoencoder, 784-1000-500-250-30, training step", _ours, _peers, steps, check=_check)]
 
 
 def _ours() -> timing.Call:
     return timing.bare_step(autoencoder.build(autoencoder.get_config()))
 
 
-def _peers() -> dict[str, timing.Call]:
+def _network() -> Any:
+    """The network in PyTorch, the same each time."""
     import torch
 
     from . import torch_autoencoder
 
     torch.manual_seed(0)
+    return torch_autoencoder.deep()
+
+
+def _peers() -> dict[str, timing.Call]:
+    from . import torch_autoencoder
+
     experiment = autoencoder.build(autoencoder.get_config())
-    step = torch_autoencoder.make_step(torch_autoencoder.deep(), experiment.train_source.batch(0)["image"])
+    step = torch_autoencoder.make_step(_network(), experiment.train_source.batch(0)["image"])
     return {"eager": timing.repeat(step, experiment.steps_per_call)}
+
+
+def _check() -> None:
+    """Refuses to compare networks that do not give the same from the same weights."""
+    import torch
+
+    network, model = _network(), autoencoder.build_model(autoencoder.get_config(), (28, 28, 1))
+    layers = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+    names = [*(f"encoder_{i}" for i in range(4)), *(f"decoder_{i}" for i in reversed(range(4)))]
+    params = {
+        name: {"kernel": layer.weight.detach().numpy().T, "bias": layer.bias.detach().numpy()}
+        for name, layer in zip(names, layers, strict=True)
+    }
+    x = np.random.default_rng(0).random((4, 28, 28, 1), np.float32)
+    ours = np.asarray(model.apply({"params": params}, x)).reshape(4, -1)
+    with torch.inference_mode():
+        theirs = network(torch.from_numpy(x)).numpy()
+    if np.abs(ours - theirs).max() > 1e-4:
+        raise RuntimeError("The autoencoders differ: they are no measure of each other.")

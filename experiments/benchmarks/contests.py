@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import pathlib
 import tempfile
 from typing import NamedTuple
 
 from experiments.benchmarks import autoencoder, cost, diffusion, gan, nerf, timing, vae
 from experiments.benchmarks.timing import Contest
+from gen_jax.contracts import UserError
 
 
 class Outcome(NamedTuple):
@@ -39,6 +41,30 @@ def all_of_them() -> list[Contest]:
         *diffusion.contests(),
         *nerf.contests(),
     ]
+
+
+def chosen(text: str) -> list[int]:
+    """The contests whose names have a text.
+
+    Args:
+      text: any; "" for all of them.
+
+    Returns:
+      Their places in `all_of_them`.
+
+    Raises:
+      UserError: where no name has it, with the name that is nearest by its likest word.
+    """
+    names = [contest.what for contest in all_of_them()]
+    found = [number for number, name in enumerate(names) if text in name]
+    if found:
+        return found
+
+    def likeness(name: str) -> float:
+        words = [name, *name.split()]
+        return max(difflib.SequenceMatcher(None, text.lower(), word.lower()).ratio() for word in words)
+
+    raise UserError(f"No contest has '{text}' in its name; the nearest is '{max(names, key=likeness)}'.")
 
 
 def hold(number: int, seconds: float) -> Outcome:

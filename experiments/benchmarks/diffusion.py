@@ -18,7 +18,7 @@ import optax
 
 from gen_jax import rng, runtime
 from gen_jax.families import diffusion as family
-from gen_jax.families.diffusion import objectives
+from gen_jax.families.diffusion import objectives, torch_weights
 from gen_jax.families.diffusion.objectives import Diffusion
 from gen_jax.families.diffusion.unet import UNet
 from gen_jax.nn.group_norm import GroupNorm, num_groups_of
@@ -85,6 +85,7 @@ def contests() -> list[Contest]:
             functools.partial(ours, side, colours, channels),
             functools.partial(_peers, kind, side, colours, channels),
             bound=1.0,
+            check=functools.partial(_check, side, colours, channels),
         )
         for side, colours, channels in _SIZES
         for kind, ours in (("training", _ours_training), ("sampling", _ours_sampling))
@@ -104,19 +105,36 @@ def _ours_sampling(side: int, colours: int, channels: int) -> timing.Call:
     return lambda: jax.block_until_ready(step(x, (), jnp.int32(500), keys))
 
 
-def _peers(kind: str, side: int, colours: int, channels: int) -> dict[str, timing.Call]:
+def _net(side: int, colours: int, channels: int) -> Any:
+    """The network in PyTorch, the same each time."""
     import torch
 
     from . import torch_diffusion
 
     torch.manual_seed(0)
-    net = torch_diffusion.UNet(side, colours, groups=num_groups_of, **_sizes(side, channels))
-    model, shape = _model(side, colours, channels).model, (1, side, side, colours)
-    ours = jax.eval_shape(model.init, rng.root(0), jnp.zeros(shape), jnp.zeros(1, jnp.int32))
-    if sum(p.numel() for p in net.parameters()) != sum(leaf.size for leaf in jax.tree.leaves(ours)):
-        raise RuntimeError("The U-Nets differ: they are no measure of each other.")
+    return torch_diffusion.UNet(side, colours, groups=num_groups_of, **_sizes(side, channels))
+
+
+def _peers(kind: str, side: int, colours: int, channels: int) -> dict[str, timing.Call]:
+    from . import torch_diffusion
+
     make = {"training": torch_diffusion.train_step, "sampling": torch_diffusion.sample_step}[kind]
-    return torch_diffusion.layouts(make, net, _images(side, colours))
+    return torch_diffusion.layouts(make, _net(side, colours, channels), _images(side, colours))
+
+
+def _check(side: int, colours: int, channels: int) -> None:
+    """Refuses to compare networks that do not give the same from the same weights, at a step of its own each image."""
+    import torch
+
+    net = _net(side, colours, channels)
+    params = torch_weights.unet_params({name: weight.numpy() for name, weight in net.state_dict().items()})
+    x = np.random.default_rng(0).standard_normal((4, side, side, colours)).astype(np.float32)
+    t = np.array([0, 10, 500, 999])
+    ours = jax.jit(_model(side, colours, channels).model.apply)({"params": params}, x, t)
+    with torch.inference_mode():
+        theirs = net(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(t)).permute(0, 2, 3, 1).numpy()
+    if np.abs(np.asarray(ours) - theirs).max() > 1e-3 * np.abs(theirs).max():
+        raise RuntimeError("The U-Nets differ: they are no measure of each other.")
 
 
 def one_program(seconds: float) -> Row:
@@ -194,37 +212,47 @@ def _wait_for(function: Callable[[], Any]) -> None:
     jax.block_until_ready(function())
 
 
-def _kernel_gradient(conv: Callable[..., Any], kernel: Any, x: Any, cotangent: Any) -> Any:
-    return jax.vjp(lambda kernel: conv(x, kernel), kernel)[1](cotangent)[0]
-
-
-def weight_gradient(seconds: float) -> list[Row]:
-    """The gradient of a 3x3 convolution in its kernel, on which the U-Net's training step waits, against PyTorch."""
+def convolutions(seconds: float) -> list[Row]:
+    """A 3x3 convolution, on which the U-Net waits, and its gradient in its kernel, against PyTorch."""
     import torch
     from torch.nn.grad import conv2d_weight
 
     rows: list[Row] = []
     for side, channels in ((32, 32), (16, 64), (8, 64)):
+        shapes = [(_BATCH, side, side, channels), (3, 3, channels, channels), (_BATCH, side, side, channels)]
         random = np.random.default_rng(0)
-        x, g = (random.standard_normal((_BATCH, side, side, channels)).astype(np.float32) for _ in range(2))
-        kernel = jnp.zeros((3, 3, channels, channels))
-        conv = functools.partial(
-            jax.lax.conv_general_dilated,
-            window_strides=(1, 1),
-            padding="SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        ours = functools.partial(jax.jit(functools.partial(_kernel_gradient, conv)), kernel, *map(jnp.asarray, (x, g)))
-        inputs, cotangent = (torch.from_numpy(array).permute(0, 3, 1, 2) for array in (x, g))  # Channels last.
-        size = (channels, channels, 3, 3)
-        peer = functools.partial(conv2d_weight, inputs, size, cotangent, padding=1)
-        theirs = peer().permute(2, 3, 1, 0).numpy()
-        if np.abs(ours() - theirs).max() > 1e-3 * np.abs(theirs).max():
-            raise RuntimeError("The gradients differ: they are no measure of each other.")
-        ratio = timing.ratio(functools.partial(_wait_for, ours), peer, seconds)
-        what = f"gradient of a 3x3 convolution in its kernel, {side}x{side}x{channels}, batch {_BATCH}, against PyTorch"
-        rows.append((what, f"{ratio}; {1e3 * ratio.seconds:.1f} ms against {1e3 * ratio.reference:.1f} ms", ""))
+        x, kernel, cotangent = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
+        image, change = (torch.from_numpy(array).permute(0, 3, 1, 2) for array in (x, cotangent))  # Channels last.
+        weight = torch.from_numpy(kernel).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+        for name, ours, theirs, order in (
+            (
+                "a 3x3 convolution",
+                functools.partial(jax.jit(_convolve), *map(jnp.asarray, (x, kernel))),
+                functools.partial(torch.nn.functional.conv2d, image, weight, padding=1),
+                (0, 2, 3, 1),
+            ),
+            (
+                "gradient of a 3x3 convolution in its kernel",
+                functools.partial(jax.jit(_kernel_gradient), *map(jnp.asarray, (x, kernel, cotangent))),
+                functools.partial(conv2d_weight, image, weight.shape, change, padding=1),
+                (2, 3, 1, 0),
+            ),
+        ):
+            expected = theirs().permute(order).numpy()
+            if np.abs(ours() - expected).max() > 1e-3 * np.abs(expected).max():
+                raise RuntimeError(f"What PyTorch has for {name} differs: it is no measure of ours.")
+            ratio = timing.ratio(functools.partial(_wait_for, ours), theirs, seconds)
+            what = f"{name}, {side}x{side}x{channels}, batch {_BATCH}, against PyTorch"
+            rows.append((what, f"{ratio}; {1e3 * ratio.seconds:.1f} ms against {1e3 * ratio.reference:.1f} ms", ""))
     return rows
+
+
+def _convolve(x: Any, kernel: Any) -> Any:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _kernel_gradient(x: Any, kernel: Any, cotangent: Any) -> Any:
+    return jax.vjp(functools.partial(_convolve, x), kernel)[1](cotangent)[0]
 
 
 def flags() -> Row:

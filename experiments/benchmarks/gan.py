@@ -68,7 +68,7 @@ def _peers(name: str, preset: str, channels: int) -> dict[str, timing.Call]:
         images,
         latent_dim=config.model.latent_dim,
         updates=config.game.discriminator_updates,
-        penalty_weight=config.game.penalty_weight if config.game.penalty != "none" else 0.0,
+        penalty_weight=config.objective.penalty_weight if config.objective.penalty != "none" else 0.0,
         betas=(config.optim.b1, config.optim.b2),
     )
     return {"eager": step}

@@ -69,9 +69,18 @@ def machine() -> str:
     return f"{found[1] if found else platform.processor()} ({platform.machine()}), {platform.system()}"
 
 
-def newest() -> str:
-    """The text of the newest table; the names of the files begin with their dates."""
-    return max(FOLDER.glob("*.md")).read_text(encoding="utf-8")
+def newest(folder: pathlib.Path = FOLDER) -> str:
+    """The newest table of each kind of device, that of the CPU first.
+
+    Args:
+      folder: of the tables, whose files are named `YYYY-MM-DD-KIND.md`.
+
+    Returns:
+      Their texts, a line between each two.
+    """
+    by_kind = {path.stem.split("-", 3)[3]: path for path in sorted(folder.glob("*.md"))}
+    kinds = sorted(by_kind, key=lambda kind: (kind != "cpu", kind))
+    return "\n".join(by_kind[kind].read_text(encoding="utf-8") for kind in kinds)
 
 
 def shown(readme: str) -> str:

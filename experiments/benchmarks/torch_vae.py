@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+_MAPS = 64 * 49  # What the convolutional encoder flattens and the decoder begins with: 64 channels of 7x7.
+
 
 def mlp(latent_dim: int = 20, hidden: int = 500) -> tuple[nn.Module, nn.Module]:
     """The paper's encoder and decoder for 28x28."""
@@ -33,6 +35,29 @@ def conv(latent_dim: int = 20, channels: tuple[int, int] = (32, 64), dense: int 
         nn.ConvTranspose2d(first, 1, 4, 2, 1),
     )  # fmt: skip
     return encoder, decoder
+
+
+def flax_params(network: nn.Module) -> dict[str, dict[str, np.ndarray]]:
+    """The weights of an encoder or decoder by the names and in the axes of ours, maps of 7x7 with their channels last.
+
+    Args:
+      network: of `mlp` or `conv`.
+
+    Returns:
+      Arrays by layer, `Dense_0` and so on; an encoder's last layer has the mean and the log-variance side by side.
+    """
+    params: dict[str, dict[str, np.ndarray]] = {}
+    kinds = {nn.Linear: "Dense", nn.Conv2d: "Conv", nn.ConvTranspose2d: "ConvTranspose"}
+    for layer in (layer for layer in network.children() if type(layer) in kinds):
+        weight, bias = (tensor.detach() for tensor in layer.parameters())
+        if isinstance(layer, nn.Linear) and layer.in_features == _MAPS:
+            weight = weight.unflatten(1, (-1, 49)).transpose(1, 2).flatten(1)
+        if isinstance(layer, nn.Linear) and layer.out_features == _MAPS:
+            weight, bias = (tensor.unflatten(0, (-1, 49)).transpose(0, 1).flatten(0, 1) for tensor in (weight, bias))
+        kind = kinds[type(layer)]
+        name = f"{kind}_{sum(other.startswith(f'{kind}_') for other in params)}"
+        params[name] = {"kernel": weight.permute(*range(2, weight.ndim), 1, 0).numpy(), "bias": bias.numpy()}
+    return params
 
 
 def make_step(networks: tuple[nn.Module, nn.Module], images: np.ndarray) -> Callable[[], Any]:

@@ -127,6 +127,7 @@ def contests() -> list[Contest]:
             functools.partial(_ours, preset),
             functools.partial(_peers, preset),
             vae.get_config(preset).train.steps_per_call,
+            check=functools.partial(_check, preset),
         )
         for preset in ("default", "conv")
     ]
@@ -136,13 +137,43 @@ def _ours(preset: str) -> timing.Call:
     return timing.bare_step(vae.build(vae.get_config(preset)))
 
 
-def _peers(preset: str) -> dict[str, timing.Call]:
+def _networks(preset: str) -> Any:
+    """Encoder and decoder in PyTorch, the same each time."""
     import torch
 
     from . import torch_vae
 
     torch.manual_seed(0)
-    networks = torch_vae.mlp() if preset == "default" else torch_vae.conv()
+    return torch_vae.mlp() if preset == "default" else torch_vae.conv()
+
+
+def _peers(preset: str) -> dict[str, timing.Call]:
+    from . import torch_vae
+
     experiment = vae.build(vae.get_config(preset))
-    step = torch_vae.make_step(networks, experiment.train_source.batch(0)["image"])
+    step = torch_vae.make_step(_networks(preset), experiment.train_source.batch(0)["image"])
     return {"eager": timing.repeat(step, experiment.steps_per_call)}
+
+
+def _check(preset: str) -> None:
+    """Refuses to compare networks that do not give the same from the same weights."""
+    import torch
+
+    from . import torch_vae
+
+    networks = _networks(preset)
+    encoder, decoder = (torch_vae.flax_params(network) for network in networks)
+    last = encoder.pop(f"Dense_{sum(name.startswith('Dense') for name in encoder) - 1}")
+    for name, half in (("mean", np.s_[..., :20]), ("log_var", np.s_[..., 20:])):
+        encoder[name] = {key: array[half] for key, array in last.items()}
+    model = vae.build_model(vae.get_config(preset), (28, 28, 1))
+    params = {"params": {"encoder": encoder, "decoder": decoder}}
+    x = np.random.default_rng(0).random((4, 28, 28, 1), np.float32)
+    mean, log_var = model.apply(params, x, method="encode")
+    outputs: Any = model.apply(params, mean, method="decode")
+    with torch.inference_mode():
+        code = networks[0](torch.from_numpy(x).permute(0, 3, 1, 2))
+        theirs = networks[1](code[:, :20]).permute(0, 2, 3, 1)
+    for ours, peer in ((np.concatenate([mean, log_var], axis=1), code), (outputs["logits"], theirs)):
+        if np.abs(np.asarray(ours) - peer.numpy()).max() > 1e-4:
+            raise RuntimeError(f"The networks of the VAE ({preset}) differ: they are no measure of each other.")

@@ -3,7 +3,8 @@
 What needs a row:
   1. every public function of a family's modules, and whatever function a family's `__all__` offers;
   2. every public function of `gen_jax.ops`, `gen_jax.nn` and `gen_jax.eval`;
-  3. every public function of these that cites a paper, in whatever module but `pictures` and `torch_weights`.
+  3. every public function of these that cites a paper, in whatever module but `pictures` and `torch_weights`, and
+     every one of `gen_jax.train` and `gen_jax.poses` that does, which are else no mathematics.
 The first two ask for none in the modules of `NOT_MATHEMATICS`, nor of the functions under `[plumbing]` in
 `tests/equations.toml`, each with its reason: they implement no equation of a paper, and so may neither state one nor
 cite a paper. Networks are classes and need no row; one that is an equation may have it.
@@ -72,7 +73,8 @@ def offered(root: Path) -> set[str]:
 def needs_row(definition, offered_names: set[str]) -> bool:
     """The rule of the module's docstring, but for the list of exceptions."""
     module = Path(definition.path).stem
-    mathematics = module not in NOT_MATHEMATICS or definition.name in offered_names
+    aside = equation_map.group_of(definition.name) in equation_map.ASIDE
+    mathematics = (not aside and module not in NOT_MATHEMATICS) or definition.name in offered_names
     return definition.is_function and (mathematics or (bool(definition.citations) and module not in UNREAD))
 
 
@@ -245,9 +247,14 @@ TABLE = """
 [plumbing]
 "gen_jax.families.toy.losses.read" = "reads a file"
 """
+STEP = '''
+def advance(x):
+    """Goes on."""
+'''
 TOY = {
     "gen_jax/families/toy/__init__.py": 'from gen_jax.families.toy.losses import square\n\n__all__ = ["square"]\n',
     "gen_jax/families/toy/losses.py": LOSSES,
+    "gen_jax/train/step.py": STEP,
     "tests/test_toy.py": TESTS,
     "tests/equations.toml": TABLE,
 }
@@ -292,6 +299,13 @@ def test_a_test_uses_a_function_by_whatever_way(tmp_path: Path, way: str):
         ("equations.toml", "test_toy.py", "test_toys.py", "square: no such test"),
         ("equations.toml", "test_itself", "test_of_another", "test_of_another does not use it"),
         ("test_toy.py", "losses.square(2)", "4", "test_itself does not use it"),
+        ("step.py", "Goes on.", 'See "On Steps", Doe, 2020, Eq. 1.', "gen_jax.train.step.advance: no row"),
+        (
+            "equations.toml",
+            "[plumbing]",
+            '[plumbing]\n"gen_jax.train.step.advance" = "a step"',
+            "step.advance: an exception without a reason, or without need",
+        ),
         ("map", "closed form", "PyTorch", "EQUATIONS.md: not what `make equations` writes"),
     ],
 )
