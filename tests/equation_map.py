@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAP = "EQUATIONS.md"
 TABLE = "tests/equations.toml"
 LAYERS = ("ops", "nn", "eval")
+ASIDE = ("gen_jax/train", "gen_jax/poses")  # Of these the map has the functions that cite a paper, and no others.
 
 CITATION = re.compile(
     r'"(?P<title>[^"]{3,200}?)"\s*,\s+(?P<authors>[^\W\d][^"()]*?),\s+(?P<year>\d{4})\b(?:\s+\((?P<where>[^)]*)\))?'
@@ -117,9 +118,10 @@ def tree_of(text: str) -> ast.Module:
 
 
 def modules(root: Path) -> list[Path]:
-    """The files of the families and of the layers that the map is of, in the map's order."""
+    """The files of the families, of the layers and of what is aside, in the map's order."""
     folders = [*sorted((root / "gen_jax/families").glob("*/")), *(root / "gen_jax" / layer for layer in LAYERS)]
-    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    aside = [path for name in ASIDE for path in (*root.glob(f"{name}.py"), *sorted(root.glob(f"{name}/*.py")))]
+    return [path for folder in folders for path in sorted(folder.glob("*.py"))] + aside
 
 
 def dotted(root: Path, path: Path) -> str:
@@ -128,7 +130,7 @@ def dotted(root: Path, path: Path) -> str:
 
 
 def definitions(root: Path) -> dict[str, Definition]:
-    """All public functions and classes of the families and layers, by name.
+    """All public functions and classes of `modules`, by name.
 
     Args:
       root: the repository.
@@ -148,7 +150,7 @@ def definitions(root: Path) -> dict[str, Definition]:
 
 
 def all_titles(root: Path) -> dict[str, set[str]]:
-    """The titles under which each paper is cited anywhere in the families and layers."""
+    """The titles under which each paper is cited anywhere in `modules`."""
     titles: dict[str, set[str]] = {}
     documented = (ast.Module, ast.FunctionDef, ast.ClassDef)
     for path in modules(root):
@@ -172,7 +174,7 @@ def paper_of(cited: Citation, titles: dict[str, set[str]]) -> str:
 
 
 def group_of(name: str) -> str:
-    """The heading under which a function stands: the folder of its family or of its layer."""
+    """The heading under which a function stands: the folder of its family or layer, or what is aside."""
     parts = name.split(".")
     return "/".join(parts[: 3 if parts[1] == "families" else 2])
 
