@@ -164,6 +164,7 @@ def assess(
         _say("Samples are not judged: the package's classifier is of grey 28x28 images; give --config.eval.features.")
         if not config.eval.get("parzen"):
             return {}
+    # Not `eval.sample_chunk` at a time: a sample's last bit, and with it these numbers, may depend on how many it is.
     compiled, key, chunk = jax.jit(sample), rng.stream(state.key, "assess"), 500
     chunks = [np.asarray(compiled(state, rng.per_example(key, s + jnp.arange(chunk)))) for s in range(0, count, chunk)]
     fake = np.concatenate(chunks)[:count]
