@@ -8,12 +8,18 @@
 # autoencoder does all of it on a CPU in less than two minutes. The other notebooks tell what the models are.
 
 # %%
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("gen_jax") is None:  # As on a fresh Colab machine. Its CPU is enough.
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/gen-jax/gen_jax"], check=True)
+    if "numpy" in sys.modules and sys.modules["numpy"].__version__ != importlib.metadata.version("numpy"):
+        from IPython import get_ipython
+
+        print("The runtime restarts, for it had begun with another numpy: run the cells again from the first.")
+        get_ipython().kernel.do_shutdown(True)
 
 # %%
 import dataclasses
@@ -36,23 +42,22 @@ from gen_jax.ops.distributions import bernoulli_log_likelihood
 from gen_jax.train import drawing, loop
 
 runtime.configure()  # Before JAX computes anything: its flags, and the cache of compiled programs.
-folder = pathlib.Path(tempfile.mkdtemp())  # Another folder for every run of this notebook.
 
 # %% [markdown]
 # ## 1. A config, and the experiment that it builds
 #
 # An experiment is one module: `get_config(preset)` gives all its numbers, `build(config)` a record of pure functions.
-# On the command line these two lines are `python -m experiments.vae --preset=tiny --config.train.duration="600 steps"`
-# and so on. The images, 11,000 of Fashion-MNIST, come with the package.
+# On the command line the cell is `python -m experiments.vae --preset=tiny --config.train.duration="600 steps"`, with a
+# flag for every other key that it sets. The images, 11,000 of Fashion-MNIST, come with the package.
 
 # %%
-config = vae.get_config("tiny")
+config = vae.get_config("tiny").lock()  # So that it takes no key that it does not have.
 config.train.duration, config.train.steps_per_call = "600 steps", 10
 config.train.eval_every = config.train.checkpoint_every = "200 steps"
 config.model.hidden, config.model.activation, config.model.dropout = (128, 32), "gelu", 0.0
 experiment = vae.build(config)
 
-print(config.model)
+print(config.model.to_dict())
 print(f"{experiment.train_source.num_examples} training images of shape {experiment.train_source.example_shape}")
 
 # %% [markdown]
@@ -67,19 +72,20 @@ print(f"{experiment.train_source.num_examples} training images of shape {experim
 # A workdir is a run: it holds the config, the checkpoints, every number that was logged, and the pictures.
 
 # %%
-outcome = loop.train(experiment, config, folder / "run")
+workdir = pathlib.Path(tempfile.mkdtemp())  # Another one whenever this cell is run.
+outcome = loop.train(experiment, config, workdir)
 
 print(f"step {outcome.step}, finished: {outcome.finished}")
 print({name: round(value, 2) for name, value in outcome.results.items()})
-for path in sorted((folder / "run").iterdir()):
+for path in sorted(workdir.iterdir()):
     print(" ", path.name)
 
 # %%
-rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 figure, axes = plt.subplots(figsize=(6, 3.5))
 train = [row for row in rows if row["split"] == "train"]
 test = [row for row in rows if row["split"] == "test"]
-axes.plot([row["step"] for row in train], [row["bound"] for row in train], label="one batch of training images")
+axes.plot([row["step"] for row in train], [row["bound"] for row in train], label="mean of ten training batches")
 axes.plot([row["step"] for row in test], [row["elbo_nats"] for row in test], "o-", label="all test images")
 axes.set(xlabel="step", ylabel="ELBO, nats", title="The bound rises")
 axes.legend()
@@ -88,14 +94,16 @@ plt.show()
 # %% [markdown]
 # ## 3. Interrupted, continued: the same bits
 #
-# A checkpoint was written every 200 steps. Take a copy of the workdir as a power cut after step 400 would have left it,
-# the last checkpoint missing, and call the same function with the same config. It continues, and every array of the
-# final state is that of the run which nothing disturbed: parameters, optimiser and average alike.
+# A checkpoint was written every 200 steps. Take a copy of the workdir without the last one, so that the newest is that
+# of step 400, as after a power cut; the report and the pictures of the finished run are still in it, and are not asked.
+# Call the same function with the same config. It continues, and every array of the final state is that of the run
+# which nothing disturbed: parameters, optimiser and average alike.
 
 # %%
-shutil.copytree(folder / "run", folder / "broken")
-shutil.rmtree(folder / "broken" / "checkpoints" / "600")
-loop.train(experiment, config, folder / "broken")
+broken = pathlib.Path(tempfile.mkdtemp())
+shutil.copytree(workdir, broken, dirs_exist_ok=True)
+shutil.rmtree(broken / "checkpoints" / "600")
+loop.train(experiment, config, broken)
 
 
 def same_bits(one, other):
@@ -104,7 +112,7 @@ def same_bits(one, other):
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
 
 
-whole, continued = gen_jax.load(folder / "run"), gen_jax.load(folder / "broken")
+whole, continued = gen_jax.load(workdir), gen_jax.load(broken)
 arrays = [dataclasses.replace(run.state, key=jax.random.key_data(run.state.key)) for run in (whole, continued)]
 print(f"{len(jax.tree.leaves(arrays[0]))} arrays at step {whole.step}, the same to the bit: {same_bits(*arrays)}")
 assert same_bits(*arrays)
@@ -118,9 +126,9 @@ assert same_bits(*arrays)
 # %%
 seed = 0  # @param {"type": "slider", "min": 0, "max": 100, "step": 1}
 
-run = gen_jax.load(folder / "run")
+run = gen_jax.load(workdir)
 samples = run.sample(seed=seed, num=40)
-again = gen_jax.load(folder / "broken").sample(seed=seed, num=20, batch_size=16)
+again = gen_jax.load(broken).sample(seed=seed, num=20, batch_size=16)
 assert samples[:20].tobytes() == again.tobytes()
 
 sheet = drawing.draw(
@@ -134,8 +142,9 @@ plt.show()
 # %% [markdown]
 # ## 5. Take one function out
 #
-# Every loss stands alone: arrays in, a number out, no config and no network. The bound above for one image of four
-# pixels, of which the decoder says that they are black or white with these logits, and a code of two numbers:
+# Every loss stands alone: arrays in, a number out, no config and no network. The bound above takes one image, here of
+# four binary pixels; the logits that a decoder gives for them; and the mean and the log-variance of $q(z|x)$, here over
+# codes of two numbers:
 
 # %%
 x = jnp.array([1.0, 0.0, 1.0, 1.0])

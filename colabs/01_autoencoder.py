@@ -10,15 +10,20 @@
 # a run of seconds.
 
 # %%
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("gen_jax") is None:  # As on a fresh Colab machine. Its CPU is enough.
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/gen-jax/gen_jax"], check=True)
+    if "numpy" in sys.modules and sys.modules["numpy"].__version__ != importlib.metadata.version("numpy"):
+        from IPython import get_ipython
+
+        print("The runtime restarts, for it had begun with another numpy: run the cells again from the first.")
+        get_ipython().kernel.do_shutdown(True)
 
 # %%
-import pathlib
 import tempfile
 
 import jax
@@ -28,14 +33,14 @@ import numpy as np
 
 import gen_jax
 from experiments import autoencoder, contractive_autoencoder, denoising_autoencoder, sparse_autoencoder
+from gen_jax import config as config_lib
 from gen_jax import rng, runtime
 from gen_jax.data import load_images
 from gen_jax.eval import pca
-from gen_jax.families.autoencoder import corruption, losses, sampling
+from gen_jax.families.autoencoder import MLPAutoencoder, corruption, losses, sampling
 from gen_jax.train import loop
 
 runtime.configure()
-folder = pathlib.Path(tempfile.mkdtemp())
 root = rng.root(0)  # Every key below is this one, folded with a name.
 train, test = (load_images("fashion_mnist_10k", split) for split in ("train", "test"))
 train_images, images = (np.float32(s.images) / 255 for s in (train, test))  # [N, 28, 28, 1] in [0, 1]
@@ -47,9 +52,8 @@ def trained(module, preset, duration, **values):
     config.train.duration = config.train.eval_every = config.train.checkpoint_every = duration
     config.eval.probe_examples = 0  # No linear classifier on the codes: it takes longer than the training.
     for key, value in values.items():
-        section, name = key.split("__")
-        config[section][name] = value
-    workdir = folder / f"{config.experiment}_{preset}"
+        config_lib.set_value(config, key.replace("__", "."), value)
+    workdir = tempfile.mkdtemp()
     loop.train(module.build(config), config, workdir)
     return gen_jax.load(workdir)
 
@@ -79,13 +83,13 @@ print("cross-entropy", losses.reconstruction_error(x, logits, "cross_entropy"), 
 
 # %% [markdown]
 # What can a linear code of $q$ numbers do? With the squared error its best is known: the projection onto the first $q$
-# principal components (Pearson, 1901; Baldi and Hornik, 1989). A linear autoencoder with tied weights, $\hat x = W
-# W^\top x$ and biases, has to find that subspace by gradient descent. It does, though not the components themselves:
-# any basis of the subspace is as good. The cosines of the principal angles between the two subspaces are 1 where they
-# share a direction.
+# principal components (Pearson, 1901; Baldi and Hornik, 1989). A linear autoencoder with tied weights,
+# $\hat x = W W^\top x$ and biases, has to find that subspace by gradient descent. It does, though not the components
+# themselves: any basis of the subspace is as good. The cosines of the principal angles between the two subspaces are 1
+# where they share a direction.
 
 # %%
-linear_run = trained(autoencoder, "linear", "6 epochs", model__code_size=8, optim__learning_rate=5e-3)
+linear_run = trained(autoencoder, "linear", "6 epochs", model__latent_dim=8, optim__learning_rate=5e-3)
 linear = autoencoder.build_model(linear_run.config, images.shape[1:])
 best = pca.fit_pca(train_images, 8)
 
@@ -120,8 +124,8 @@ plt.show()
 # %% [markdown]
 # ## 2. A code that undoes noise (Vincent et al., 2008)
 #
-# The input is corrupted, $\tilde x \sim q(\tilde x|x)$, and the clean image is wanted back (Eq. 5), so that even a code
-# larger than the image cannot copy:
+# The input is corrupted, $\tilde x \sim q(\tilde x|x)$, and the clean image is wanted back (Eq. 5), so that to copy the
+# input is not the best answer, even with a code larger than the image:
 #
 # $$\mathbb E_{\tilde x \sim q(\tilde x|x)}\left[L(x, g(f(\tilde x)))\right]$$
 
@@ -131,7 +135,7 @@ level = 0.5  # @param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
 
 keys = rng.per_example(rng.stream(root, "noise"), jnp.arange(12))
 noisy = jax.vmap(lambda key, x: corruption.corrupt(key, x, kind, level))(keys, jnp.asarray(images[:12]))
-show({"x": images[:12], "x̃": np.clip(noisy, 0, 1)}, f"{kind}, {level}")
+show({"x": images[:12], "x̃": np.clip(noisy, 0, 1)}, f"{kind}, {level:g}")
 
 # %% [markdown]
 # Trained on Gaussian noise of half the grey scale, against the best linear map from $\tilde x$ to $x$, which knows the
@@ -139,7 +143,7 @@ show({"x": images[:12], "x̃": np.clip(noisy, 0, 1)}, f"{kind}, {level}")
 
 # %%
 denoising_run = trained(
-    denoising_autoencoder, "default", "6 epochs", model__hidden=(), model__code_size=500, optim__learning_rate=3e-3
+    denoising_autoencoder, "default", "6 epochs", model__hidden=(), model__latent_dim=500, optim__learning_rate=3e-3
 )
 denoiser = denoising_autoencoder.build_model(denoising_run.config, images.shape[1:])
 params = denoising_run.state.eval_params
@@ -181,7 +185,7 @@ closed = losses.sigmoid_contractive_penalty(layer(x), kernel)
 print(f"by automatic differentiation {exact:.6f}, in closed form {closed:.6f}")
 
 keys = rng.per_example(rng.stream(root, "probes"), jnp.arange(500 * 64))
-single = np.asarray(jax.vmap(lambda key: losses.hutchinson_contractive_penalty(key, layer, x))(keys))
+single = np.asarray(jax.vmap(lambda key: losses.hutchinson_contractive_penalty(layer, key, x))(keys))
 counts = [1, 2, 4, 8, 16, 32, 64]
 estimates = [single.reshape(-1, count).mean(axis=1) for count in counts]
 figure, axes = plt.subplots(figsize=(6.5, 3.5))
@@ -198,24 +202,39 @@ axes.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# The experiment trains a plain twin beside the model, with the same initial weights and batches. What the penalty does
-# is seen in the singular values of the Jacobian: nearly all that matter are smaller, and they fall faster after the
-# first few, which are the directions in which the images themselves differ.
+# The experiment trains a plain twin beside the model, with the same initial weights and batches. Take the singular
+# values of the encoder's Jacobian at one image: they say how far the code moves when the image changes a little, and
+# the directions that belong to them say which change it is. With the penalty the code moves less; what it still follows
+# are smooth changes of a garment, and what neither code follows is noise.
 
 # %%
 contractive_run = trained(
     contractive_autoencoder,
     "default",
     "4 epochs",
-    model__code_size=200,
+    model__latent_dim=200,
     objective__weight=1.0,
     optim__learning_rate=4e-3,
-    eval__spectrum_examples=5,
+    eval__spectrum_examples=1,
 )
-plt.figure(figsize=(8, 5))
-plt.imshow(plt.imread(contractive_run.workdir / "pictures" / "spectrum.png"))
-plt.axis("off")
+model = MLPAutoencoder(images.shape[1:], (contractive_run.config.model.latent_dim,), code_activation=jax.nn.sigmoid)
+
+# %%
+number = 3  # @param {"type": "slider", "min": 0, "max": 999, "step": 1}
+
+ranks, rows = [0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 40, 80], {}
+figure, axes = plt.subplots(figsize=(6, 3.5))
+for name, which in {"contractive": "model", "plain": "plain"}.items():
+    params = contractive_run.state.eval_params[which]
+    jacobian = jax.jacrev(lambda x, params=params: sampling.encode(params, x[None], model=model)[0])(images[number])
+    _, values, directions = np.linalg.svd(jacobian.reshape(len(jacobian), -1), full_matrices=False)
+    axes.semilogy(np.arange(1, 101), values[:100], label=name)
+    shown = directions[ranks].reshape(-1, *images.shape[1:])
+    rows[name] = 0.5 + 0.5 * shown / np.abs(shown).max(axis=(1, 2, 3), keepdims=True)  # Grey where nothing changes.
+axes.set(title=f"The encoder's Jacobian at image {number}", xlabel="rank", ylabel="singular value")
+axes.legend()
 plt.show()
+show(rows, "The directions of the ranks " + ", ".join(str(rank + 1) for rank in ranks))
 
 # %% [markdown]
 # ## 4. A code that is mostly zero (Makhzani and Frey, 2013; Ng, 2011)
@@ -233,7 +252,7 @@ print("k_sparse, k = 2:", losses.k_sparse(jnp.array([0.3, -2.0, 1.5, 0.9]), 2))
 rho_hat = jnp.linspace(0.005, 0.995, 300)
 figure, axes = plt.subplots(figsize=(6, 3.2))
 axes.plot(rho_hat, jax.vmap(lambda r: losses.kl_sparsity(rho, r[None]))(rho_hat))
-axes.axvline(rho, color="black", linewidth=1, label=f"ρ = {rho}")
+axes.axvline(rho, color="black", linewidth=1, label=f"ρ = {rho:g}")
 axes.set(xlabel="mean activation of a unit", ylabel="nats", title="What it costs to be on too often, or too seldom")
 axes.legend()
 plt.show()
@@ -243,15 +262,16 @@ sparse_run = trained(
     sparse_autoencoder,
     "default",
     "6 epochs",
-    model__code_size=400,
+    model__latent_dim=400,
     objective__anneal="3 epochs",
     objective__k_start=100,
 )
 sparse = sparse_autoencoder.build_model(sparse_run.config, images.shape[1:])
 
 # %% [markdown]
-# Of 400 units 25 were kept in training. With fewer something is missing; with more, units are added that the decoder
-# never saw together. Beside the errors stand filters: many units look for a whole garment, some have not learned yet.
+# Training began with 100 units kept, so that more of them learn, and ended with 25. With fewer something is missing;
+# with more, the decoder adds up units that it had in the end not seen together. Beside the errors stand filters: many
+# units look for a whole garment, some have not learned yet.
 
 # %%
 k = 25  # @param {"type": "slider", "min": 1, "max": 400, "step": 1}
@@ -277,8 +297,9 @@ plt.show()
 # - The paper of 2006 pretrains layer by layer with restricted Boltzmann machines. Adam does without; they are not here.
 # - The runs are short and the networks small: `python -m experiments.autoencoder` reaches a squared error of 7.7 with
 #   30 numbers, where 30 components have 12.4, in a minute.
-# - Whether a code is *good* is asked by a linear classifier on it. The experiments do so (`code_probe_error_percent`),
-#   this notebook does not.
+# - Whether a code is *good* is asked by a linear classifier on it, a probe. The experiments train one and report its
+#   error on test images; it is left out here, for it takes longer than the training.
 # - An autoencoder has no prior, so there is no sampling here. `run.sample` draws something for each of them, as the
 #   README says; a variational autoencoder makes it a question with an answer.
-# - Hutchinson's estimate is for encoders of more than one layer: the closed form and its comparison are of one.
+# - The contractive encoder has one layer, for which the closed form serves. For deeper ones there is Hutchinson's
+#   estimate, `config.objective.contraction="hutchinson"`; no run here uses it.

@@ -11,12 +11,18 @@
 # and one fake example.
 
 # %%
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("gen_jax") is None:  # As on a fresh Colab machine. Its CPU is enough.
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/gen-jax/gen_jax"], check=True)
+    if "numpy" in sys.modules and sys.modules["numpy"].__version__ != importlib.metadata.version("numpy"):
+        from IPython import get_ipython
+
+        print("The runtime restarts, for it had begun with another numpy: run the cells again from the first.")
+        get_ipython().kernel.do_shutdown(True)
 
 # %%
 import pathlib
@@ -62,10 +68,11 @@ for name, values in rows.items():
     print(f"{name:26}", *(f"{value:14.4f}" for value in values))
 
 # %% [markdown]
-# Section 3 also says why nobody trains $G$ by the game of zero sum. Early on $D$ is sure of the fakes: their logits
-# are far below 0, where $\log(1 - D(\tilde x))$ is flat. $-\log D(\tilde x)$ has the same fixed point and a slope
-# there. On the right $G$ makes $\mathcal N(\mu, 1)$, the data are $\mathcal N(0, 1)$ and $D$ is the best one between
-# the two: the further $G$ is from the data, the less the first loss tells it.
+# Section 3 also says why $G$ is better trained by another loss than that of the game of zero sum. Early on $D$ is sure
+# of the fakes: their logits are far below 0, where $\log(1 - D(\tilde x))$ is flat. $-\log D(\tilde x)$ has the same
+# fixed point and a slope there. On the right $G$ makes $\mathcal N(\mu, 1)$, the data are $\mathcal N(0, 1)$ and $D$ is
+# the best one between the two. Near the data both losses pull about as hard; from a distance of 2 on the first pulls
+# less and less, the further $G$ is away.
 
 
 # %%
@@ -148,20 +155,22 @@ print(f"V(D*, G) = {gan.value_at_optimum(data, model, grid):.4f} nats")
 # ## Looking ahead
 #
 # Two players who each follow their own gradient need not arrive anywhere. The smallest game has one number each: real
-# examples are all at 0, fakes at $\theta$, and $D$'s logit is $\phi x$. "Unrolled Generative Adversarial Networks"
-# (Metz et al., 2017, [arXiv:1611.02163](https://arxiv.org/abs/1611.02163), Section 2) lets $G$ see $K$ steps of $D$
-# ahead, and differentiates through them:
+# examples are all at 0, fakes at $\theta$, and $D$'s logit is $\phi x$ (the Dirac-GAN of Mescheder et al., 2018,
+# [arXiv:1801.04406](https://arxiv.org/abs/1801.04406)). "Unrolled Generative Adversarial Networks" (Metz et al., 2017,
+# [arXiv:1611.02163](https://arxiv.org/abs/1611.02163), Section 2) lets $G$ see $K$ steps of $D$ ahead, and
+# differentiates through them:
 #
 # $$\phi^{k+1} = \phi^k - \eta \nabla_\phi L_D(\phi^k, \theta), \qquad
 # L_K(\theta) = L_G(\theta, \phi^K), \qquad
 # \frac{dL_K}{d\theta} = \frac{\partial L_G}{\partial \theta} +
 # \frac{\partial L_G}{\partial \phi^K} \frac{d\phi^K}{d\theta}$$
 #
-# Without looking ahead the players run in circles about the answer $(0, 0)$; with it they fall in.
+# Without looking ahead the players run in circles about the answer $(0, 0)$, as long as their steps are small; larger
+# steps (orange), each along the circle's tangent, lead outwards. With looking ahead both fall in.
 
 # %%
 look_ahead = 5  # @param {"type": "slider", "min": 1, "max": 20, "step": 1}
-eta = 0.3  # @param {"type": "slider", "min": 0.05, "max": 1, "step": 0.05}
+eta = 0.3  # @param {"type": "slider", "min": 0.2, "max": 0.5, "step": 0.05}
 
 
 def discriminator_loss(phi, theta, _):
@@ -186,6 +195,12 @@ def velocity(place, num_steps):
     return -jnp.stack([jax.grad(ahead)(place[0]), jax.grad(discriminator_loss)(place[1], place[0], None)])
 
 
+def descent(num_steps, size, count):
+    """The places of so many steps of both players at once, [count, (theta, phi)]."""
+    begin = jnp.array([1.5, 0.0])
+    return jax.lax.scan(lambda place, _: (place + size * velocity(place, num_steps), place), begin, length=count)[1]
+
+
 ticks = jnp.linspace(-3, 3, 25)
 places = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1)  # [y, x, (theta, phi)]
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
@@ -199,14 +214,12 @@ for axis, num_steps in zip(axes, (0, look_ahead), strict=True):
         density=1.1,
         linewidth=0.8,
     )
-
-    step = jax.jit(lambda place, k=num_steps: place + 0.1 * velocity(place, k))
-    path = jax.lax.scan(lambda place, _, step=step: (step(place), place), jnp.array([1.5, 0.0]), length=600)[1]
-    axis.plot(path[:, 0], path[:, 1], "r", lw=1.5)
-    axis.plot(*path[0], "ro")
+    axis.plot(*descent(num_steps, 0.2, 100).T, "o", ms=3, color="C1", label="100 steps of 0.2")
+    axis.plot(*descent(num_steps, 0.002, 30_000).T, "r", lw=1.5, label="30,000 steps of 0.002")
     axis.set(title=f"K = {num_steps}", xlabel="θ, where the fakes are", xlim=(-3, 3), ylim=(-3, 3))
 axes[0].set_ylabel("φ, the slope of D")
-figure.suptitle("The gradient field of the game, and 600 steps from the red point")
+axes[1].legend(loc="upper right", fontsize=8)
+figure.suptitle("The gradient field of the game, and gradient descent in it from θ = 1.5, φ = 0")
 plt.show()
 
 # %% [markdown]
@@ -217,8 +230,8 @@ plt.show()
 #
 # $$W_1(p_\text{data}, p_g) = \max_{\|D\|_L \le 1} \mathbb{E}[D(x)] - \mathbb{E}[D(\tilde x)]$$
 #
-# Between $\mathcal N(0, 1)$ and $\mathcal N(\mu, 1)$ the best critic is $D(x) = -x$, and $W_1 = |\mu|$. The crosses
-# are another way to the same number, without a critic: in one dimension the distance pairs sorted samples.
+# Between $\mathcal N(0, 1)$ and $\mathcal N(\mu, 1)$ with $\mu > 0$ the best critic is $D(x) = -x$, and $W_1 = \mu$.
+# The crosses are another way to the same number, without a critic: in one dimension the distance pairs sorted samples.
 
 # %%
 other = jax.random.normal(rng.stream(rng.root(0), "other"), z.shape)
@@ -296,13 +309,13 @@ for preset in ("collapse", "default"):
 
 # %% [markdown]
 # A workdir is a run: its config, checkpoints, metrics and pictures. `gen_jax.load` reads it back, and sample $i$ of a
-# seed is always the same point. A mode counts as covered where 20 of the samples are within three standard deviations
-# of it.
+# seed is always the same point. A mode counts as covered where 20 of the samples or more are within three standard
+# deviations of it.
 
 # %%
 preset = "default"  # @param ["default", "collapse"]
 seed = 0  # @param {"type": "slider", "min": 0, "max": 20, "step": 1}
-num_samples = 2000  # @param {"type": "slider", "min": 200, "max": 5000, "step": 200}
+num_samples = 2000  # @param {"type": "slider", "min": 1000, "max": 5000, "step": 500}
 
 run = gen_jax.load(folder / preset)
 samples = run.sample(seed=seed, num=num_samples)

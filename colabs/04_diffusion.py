@@ -12,12 +12,18 @@
 # more.
 
 # %%
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("gen_jax") is None:  # As on a fresh Colab machine. Its CPU is enough.
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/gen-jax/gen_jax"], check=True)
+    if "numpy" in sys.modules and sys.modules["numpy"].__version__ != importlib.metadata.version("numpy"):
+        from IPython import get_ipython
+
+        print("The runtime restarts, for it had begun with another numpy: run the cells again from the first.")
+        get_ipython().kernel.do_shutdown(True)
 
 # %%
 import math
@@ -49,8 +55,8 @@ root = rng.root(0)
 # \quad \bar\alpha_t = \prod_{s \le t} (1 - \beta_s) \quad \text{(Eq. 4)}$$
 #
 # `make_process` turns the $\beta$ of a schedule into tables. The mean and the spread that 4,000 walkers have, who
-# take all steps of Eq. 2 one by one from $x_0 = 1$, lie on the tables' $\sqrt{\bar\alpha}$ and $\sqrt{1 -
-# \bar\alpha}$.
+# take all steps of Eq. 2 one by one from $x_0 = 1$, lie on the tables' $\sqrt{\bar\alpha}$ and
+# $\sqrt{1 - \bar\alpha}$.
 
 # %%
 schedules = {
@@ -78,8 +84,8 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plt.show()
 
 # %% [markdown]
-# `q_sample` takes one example, one step and the noise. An image of Fashion-MNIST (10,000 of them come with the
-# package), scaled to $[-1, 1]$, with the same noise at all steps:
+# `q_sample` takes one example, one step and the noise. A test image of Fashion-MNIST, scaled to $[-1, 1]$, with the
+# same noise at all steps:
 
 # %%
 image = 3  # @param {"type": "slider", "min": 0, "max": 200, "step": 1}
@@ -113,7 +119,7 @@ plt.show()
 # %%
 step = 5  # @param {"type": "slider", "min": 1, "max": 9, "step": 1}
 start = 0.8  # @param {"type": "slider", "min": -1, "max": 1, "step": 0.1}
-seen = 0.2  # @param {"type": "slider", "min": -1.5, "max": 1.5, "step": 0.1}
+seen = 0.2  # @param {"type": "slider", "min": -1, "max": 1, "step": 0.1}
 
 linear = schedules["linear (Ho et al.)"]
 short = diffusion.space(linear, diffusion.spaced_steps(linear, 10, "trailing"))
@@ -140,14 +146,16 @@ print(f"mean {mean:.4f}, of the walkers {near.mean():.4f}; spread {jnp.exp(log_v
 # ## Section 3: the reverse process, and what it is trained by
 #
 # The reverse step has the posterior's mean with a predicted $x_0$ in it (`reverse`). How far it is from the posterior
-# is a term of the bound, and with $\Sigma = \tilde\beta$ a multiple of the squared error of $\epsilon$; `l_simple`
-# leaves the factor out:
+# is a term of the bound, and with $\Sigma = \tilde\beta$ a multiple of the squared error of $\epsilon$;
+# $L_\text{simple}$ leaves the factor out:
 #
 # $$L_{t-1} = \mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0) \,\|\, p_\theta(x_{t-1} \mid x_t)\big) =
 # \frac{\beta_t^2}{2 \tilde\beta_t \alpha_t (1 - \bar\alpha_t)} \|\epsilon - \epsilon_\theta\|^2
 # \quad \text{(Eq. 5, 12)}, \qquad L_\text{simple} = \|\epsilon - \epsilon_\theta\|^2 \quad \text{(Eq. 14)}$$
 #
-# Each is a function of one example at one step. On two small arrays, with a prediction that is off by 0.1 everywhere:
+# Each is a function of one example at one step; `l_simple` is a mean over the dimensions where the paper has the sum,
+# and `l_vlb` is in bits a dimension, so that between the two Eq. 12 is divided by $\log 2$. On two small arrays, with a
+# prediction that is off by 0.1 everywhere:
 
 # %%
 example, noise = jnp.array([0.5, -0.5]), jnp.array([1.0, -2.0])
@@ -160,11 +168,12 @@ for t in (1, 10, 100, 999):
     print(f"t = {t:3}: L_simple {simple:.4f}, L_t {term:.3e} bits/dim, by Eq. 12 {factor * simple / math.log(2):.3e}")
 
 # %% [markdown]
-# Now over all steps, for the best predictor that there can be. The data are eight Gaussians on a ring, whose $\mathbb
-# E[\epsilon \mid x_t]$ has a closed form. On the left $L_\text{simple}$: at first the noise cannot be told from a
-# mode's own spread; it can where it is wider than a mode but narrower than the ring; then the modes run together and
-# it cannot again; at the end $x_t$ is nothing but noise. No network is below this line, so a loss far from 0 need not
-# mean that something is wrong. On the right the terms of the bound: the first few steps make up nearly all of it.
+# Now over all steps, for the best predictor that there can be. The data are eight Gaussians on a ring, whose
+# $\mathbb E[\epsilon \mid x_t]$ has a closed form. On the left $L_\text{simple}$: at first the noise cannot be told
+# from a mode's own spread; it can where it is wider than a mode but narrower than the ring; then the modes run together
+# and it cannot again; at the end $x_t$ is nothing but noise. No network is below this line, so a loss far from 0 need
+# not mean that something is wrong. On the right the terms of the bound: the first are by far the largest, twenty of
+# them make up six tenths of the sum, and most of the rest is in the hundreds of small ones where the modes run together.
 
 # %%
 ring = Mixture.ring(8, radius=2.0, std=0.1)
@@ -209,8 +218,8 @@ plt.show()
 # %% [markdown]
 # All terms together bound $-\log q(x_0)$ (Eq. 3 and 5). With the best predictor what is left between them is the
 # price of reverse steps that are Gaussians of a fixed variance: it falls with their number (the bars are two standard
-# errors, of 2,000 points with one $x_t$ a step). For points the last step's likelihood is a density, and $\Sigma =
-# \beta$ at every step.
+# errors, of 2,000 points with one $x_t$ a step). For points the last step's likelihood is a density, and
+# $\Sigma = \beta$ at every step.
 
 # %%
 density = ring.log_density(np.asarray(points))
@@ -236,24 +245,24 @@ plt.show()
 # x_{t-1} = \sqrt{\bar\alpha_{t-1}}\, \hat x_0 + \sqrt{1 - \bar\alpha_{t-1} - \sigma_t^2}\; \hat\epsilon + \sigma_t z
 # \quad \text{(DDIM, Eq. 12)}$$
 #
-# "Denoising Diffusion Implicit Models" ([arXiv:2010.02502](https://arxiv.org/abs/2010.02502)) has $\sigma_t = \eta
-# \sqrt{\tilde\beta_t}$: no noise at all with $\eta = 0$, so that the path is smooth and the end depends on the start
-# alone. A sampler runs all steps of the process it is given; fewer steps are another process, `space(process,
-# spaced_steps(...))`, with the same $\bar\alpha$ at the steps that are kept.
+# "Denoising Diffusion Implicit Models" ([arXiv:2010.02502](https://arxiv.org/abs/2010.02502)) has
+# $\sigma_t = \eta \sqrt{\tilde\beta_t}$: no noise at all with $\eta = 0$, so that the path is smooth and the end
+# depends on the start alone. A sampler runs all steps of the process it is given; fewer steps are another process,
+# `space(process, spaced_steps(...))`, with the same $\bar\alpha$ at the steps that are kept.
 
 # %%
 num_steps = 20  # @param {"type": "slider", "min": 2, "max": 200, "step": 1}
 
 predict = best_predictor(ring.centres, ring.std)
-keys = keys[:1000]
-beginning = diffusion.start_noise(keys, (2,))
+fewer_keys = keys[:1000]
+beginning = diffusion.start_noise(fewer_keys, (2,))
 kinds = {"ancestral": diffusion.ancestral, "DDIM, η = 0": diffusion.ddim}
 
 
 def chain(make, count):
     """The points at the start and after every step, [S + 1, B, 2]."""
     spaced = diffusion.space(linear, diffusion.spaced_steps(linear, count, "trailing"))
-    kept = diffusion.run(make(spaced, predict), beginning, keys, intermediates=True)[1]
+    kept = diffusion.run(make(spaced, predict), beginning, fewer_keys, intermediates=True)[1]
     return np.concatenate([beginning[None], kept[0]])
 
 
@@ -279,15 +288,16 @@ plt.show()
 #
 # To ask for a label $y$, the score is moved along the gradient of a classifier ("Diffusion Models Beat GANs",
 # [arXiv:2105.05233](https://arxiv.org/abs/2105.05233), Eq. 14), or without one, by the difference that the label
-# makes ("Classifier-Free Diffusion Guidance", [arXiv:2207.12598](https://arxiv.org/abs/2207.12598)):
+# makes ("Classifier-Free Diffusion Guidance", [arXiv:2207.12598](https://arxiv.org/abs/2207.12598), Eq. 6, whose weight
+# is $w = s - 1$):
 #
 # $$\hat\epsilon = \epsilon_u - s \sqrt{1 - \bar\alpha_t}\, \nabla \log p(y \mid x_t) \qquad \text{or} \qquad
 # \hat\epsilon = \epsilon_u + s\, (\epsilon_c - \epsilon_u)$$
 #
 # On three Gaussians that overlap everything is exact: $\epsilon_u$ is of the whole mixture, $\epsilon_c$ of the first
 # Gaussian alone, and the classifier is Bayes' rule. Then both are the same by the definition of a score, and so are
-# the samples. $s = 0$ draws from the mixture, $s = 1$ from the Gaussian; above 1 the samples leave what they have in
-# common with the other two.
+# the samples. $s = 0$ draws from the mixture, $s = 1$ from the Gaussian; above 1 the samples leave the region where the
+# Gaussian overlaps the other two.
 
 # %%
 scale = 4.0  # @param {"type": "slider", "min": 0, "max": 10, "step": 0.5}
@@ -313,9 +323,9 @@ print("combine(ε_c, ε_u, 2):", diffusion.combine(jnp.array([1.0, 0.0]), jnp.ar
 figure, axes = plt.subplots(1, 4, figsize=(14, 3.8), sharey=True)
 for axis, s in zip(axes, (0.0, 1.0, 2.0, scale), strict=True):
     free = diffusion.classifier_free(labelled, jnp.zeros(1000, int), 1, s)
-    samples = diffusion.sample(diffusion.ddim(few, free), keys, (2,))
+    samples = diffusion.sample(diffusion.ddim(few, free), fewer_keys, (2,))
     guide = diffusion.shift_epsilon(log_classifier, s)
-    guided = diffusion.sample(diffusion.ddim(few, everything, guide=guide), keys, (2,))
+    guided = diffusion.sample(diffusion.ddim(few, everything, guide=guide), fewer_keys, (2,))
     for centre, color in zip(three, ("C0", "C1", "C2"), strict=True):
         axis.add_patch(plt.Circle(centre, 2 * spread, color=color, alpha=0.15))
     axis.scatter(*samples.T, s=2, color="k")
@@ -330,7 +340,7 @@ plt.show()
 # the loss is $L_\text{simple}$. On a terminal: `python -m experiments.ddpm_toy`.
 
 # %%
-config = ddpm_toy.get_config()
+config = ddpm_toy.get_config().lock()
 config.data.std = 0.1
 config.data.num_test = 1000
 config.sampler.name, config.sampler.num_steps = "ddim", 20
@@ -342,9 +352,16 @@ outcome = loop.train(ddpm_toy.build(config), config, folder)
 for name in ("l_simple", "best_l_simple", "above_best_percent", "modes_covered", "high_quality"):
     print(f"{name:20} {outcome.results[name]:.4f}")
 
+figure, axes = plt.subplots(1, 2, figsize=(14, 3.2), width_ratios=(3.4, 1), layout="constrained")
+for axis, name in zip(axes, ("chain", "loss_by_step"), strict=True):
+    axis.imshow(plt.imread(folder / "pictures" / f"{name}.png"))
+    axis.axis("off")
+plt.show()
+
 # %% [markdown]
-# How to sample is said when sampling. `gen_jax.load` reads the run back with another sampler; what was trained it
-# would refuse to change.
+# The pictures are two of those that the run leaves in its workdir: how points come out of the noise by the sampler of
+# its config, and the loss by step. Another sampler, or another number of steps, is a change of the config that
+# `gen_jax.load` takes when it reads the run back; it refuses to change what the run was trained with.
 
 # %%
 sampler = "ddim"  # @param ["ddim", "ancestral", "dpm_solver"]
@@ -353,17 +370,10 @@ seed = 0  # @param {"type": "slider", "min": 0, "max": 20, "step": 1}
 
 run = gen_jax.load(folder, {"sampler.name": sampler, "sampler.num_steps": num_steps})
 samples = run.sample(seed=seed, num=1000)
-figure, axes = plt.subplots(1, 2, figsize=(11, 4.3))
-axes[0].scatter(*samples.T, s=3, alpha=0.6)
-axes[0].plot(*ring.centres.T, "k+", ms=9)
-axes[0].set(title=f"{sampler}, {num_steps} steps, seed {seed}", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
-axes[1].imshow(plt.imread(folder / "pictures" / "loss_by_step.png"))
-axes[1].axis("off")
-plt.show()
-
-figure = plt.figure(figsize=(14, 3.4))
-plt.imshow(plt.imread(folder / "pictures" / "chain.png"))
-plt.axis("off")
+figure, axis = plt.subplots(figsize=(4.6, 4.6))
+axis.scatter(*samples.T, s=3, alpha=0.6)
+axis.plot(*ring.centres.T, "k+", ms=9)
+axis.set(title=f"{sampler}, {num_steps} steps, seed {seed}", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
 plt.show()
 
 # %% [markdown]
@@ -376,6 +386,6 @@ plt.show()
 # - **Guidance is exact here and nowhere else.** A learned classifier's gradient is not the difference of two scores,
 #   and the two ways to guide then differ. Neither draws from $p(x)\, p(y \mid x)^s$ for $s > 1$, as often said: the
 #   guided scores of different $t$ do not belong to one forward process.
-# - Not shown: learned variances and L_hybrid, importance sampling of steps, v-prediction, DPM-Solver++'s second
-#   order, inversion, inpainting and the density of the probability-flow ODE. They are in
-#   `gen_jax.families.diffusion`.
+# - Not explained: DPM-Solver++ of second order, which is among the run's samplers as `dpm_solver`. Not shown: learned
+#   variances and L_hybrid, importance sampling of steps, v-prediction, inversion, inpainting and the density of the
+#   probability-flow ODE. They are in `gen_jax.families.diffusion`.

@@ -10,12 +10,18 @@
 # `gen_jax.data.analytic_scene`, of which every ray's first surface is known exactly.
 
 # %%
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("gen_jax") is None:  # As on a fresh Colab machine. Its CPU is enough.
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "git+https://github.com/gen-jax/gen_jax"], check=True)
+    if "numpy" in sys.modules and sys.modules["numpy"].__version__ != importlib.metadata.version("numpy"):
+        from IPython import get_ipython
+
+        print("The runtime restarts, for it had begun with another numpy: run the cells again from the first.")
+        get_ipython().kernel.do_shutdown(True)
 
 # %%
 import itertools
@@ -32,10 +38,11 @@ import gen_jax
 from experiments import nerf, tiny_nerf
 from gen_jax import rng, runtime
 from gen_jax.data.analytic_scene import FAR, NEAR, analytic_scene, render_view, trace
-from gen_jax.families.nerf.losses import photometric, psnr
+from gen_jax.families.nerf.losses import photometric
 from gen_jax.families.nerf.objectives import see
 from gen_jax.ops import cameras
 from gen_jax.ops.encodings import positional_encoding
+from gen_jax.ops.image_quality import psnr
 from gen_jax.ops.volume_rendering import (
     composite,
     importance_depths,
@@ -74,9 +81,9 @@ print(f"1 − exp(−0.7 · 2) = {-np.expm1(-1.4):.6f}")
 # %% [markdown]
 # ## One ray
 #
-# A pixel sees the ray $\mathbf r(t) = \mathbf o + t \mathbf d$. Along it there is fog inside of things and none
-# outside, its edges softened a little: the density of the picture. Transmittance falls where the fog begins, and the
-# weights are where it falls. Make the fog thin and the ray sees through it.
+# A pixel sees the ray $\mathbf r(t) = \mathbf o + t \mathbf d$. For the picture we fill the things of the scene with
+# fog: its density is the same everywhere inside of them and 0 outside, with the edges softened a little. Transmittance
+# falls where the fog begins, and the weights are where it falls. Make the fog thin and the ray sees through it.
 
 # %%
 column = 30  # @param {"type": "slider", "min": 0, "max": 63, "step": 1}
@@ -122,7 +129,8 @@ axes[1].bar(depths, seen.weights, width=0.7 * (FAR - NEAR) / num_samples, color=
 axes[1].set(title="Along its ray", xlabel="depth t", ylim=(0, 1.05))
 axes[1].legend(loc="center right")
 plt.show()
-print(f"opacity {seen.opacity:.3f}, depth {seen.depth:.3f} (its surface is at {enter:.3f})")
+meets = f"its surface is at {enter:.3f}" if np.isfinite(enter) else "this ray meets nothing"
+print(f"opacity {seen.opacity:.3f}, depth {seen.depth:.3f} ({meets})")
 print("colour", np.round(seen.color, 3), "in the photograph", np.round(photograph[row, column], 3))
 
 # %% [markdown]
@@ -130,12 +138,15 @@ print("colour", np.round(seen.color, 3), "in the photograph", np.round(photograp
 #
 # $$\gamma(x) = (\sin 2^0 \pi x, \cos 2^0 \pi x, \dots, \sin 2^{L-1} \pi x, \cos 2^{L-1} \pi x) \quad \text{(Eq. 4)}$$
 #
-# A network of ReLUs hardly tells two places apart that are close together; their $\gamma$ are far apart. On the
-# right, how alike $\gamma$ of a place is to that of 0, as a cosine: the more frequencies, the narrower.
+# A network of ReLUs hardly tells two places apart that are close together. Their $\gamma$ are further apart, the more
+# so the more frequencies there are. On the right, how alike $\gamma$ of a place is to that of 0, as a cosine: the more
+# frequencies, the narrower the peak. Where the finer waves have come round again there are lower peaks beside it.
 
 # %%
-for place in (jnp.array([0.25]), jnp.array([0.26])):
-    print(place, "->", np.round(positional_encoding(place, 3, convention="paper"), 3))
+for count in (1, 3, 6, 10):
+    gammas = [positional_encoding(jnp.array([place]), count, convention="paper") for place in (0.25, 0.26)]
+    print(f"L = {count:2}: γ(0.25) and γ(0.26) are {jnp.linalg.norm(gammas[1] - gammas[0]):.3f} apart")
+print("γ(0.25) with L = 3:", np.round(positional_encoding(jnp.array([0.25]), 3, convention="paper"), 3))
 x = jnp.linspace(-1, 1, 400)
 figure, axes = plt.subplots(1, 2, figsize=(12, 3.6))
 axes[0].imshow(
@@ -161,7 +172,8 @@ plt.show()
 
 # %% [markdown]
 # With and without it: the field of `experiments.tiny_nerf`, three layers of 64, learns the photograph as a function
-# from a pixel's place in the plane to its colour, by 500 steps of Adam on all pixels.
+# from a pixel's place in the plane to its colour, by 500 steps of Adam on all pixels. As in the paper's code the field
+# sees the place itself as well, before its $\gamma$, and so nothing else where $L = 0$.
 
 # %%
 frequencies = 6  # @param {"type": "slider", "min": 1, "max": 10, "step": 1}
@@ -174,7 +186,7 @@ places = jnp.asarray(cameras.pixel_centers(size, size)) / size * 2 - 1
 def fit(count):
     """What the field shows after the steps, with so many frequencies."""
     field, tx = tiny_nerf.Field((64, 64, 64)), optax.adam(5e-3)
-    encoded = jax.vmap(jax.vmap(lambda place: positional_encoding(place, count)))(places)
+    encoded = jax.vmap(jax.vmap(lambda place: positional_encoding(place, count, convention="paper_with_input")))(places)
     params = field.init(rng.stream(root, "init"), encoded[0, 0])
 
     def show(params):
@@ -204,10 +216,10 @@ plt.show()
 # %% [markdown]
 # ## Section 5.2: coarse samples, then fine ones
 #
-# Most of a ray is empty. Samples one in each equal part of it (Eq. 2) find out where something is, and further
-# samples are drawn where the coarse weights are large (`importance_depths`). On the right, the depth of up to 500
-# rays through things that are nearly solid, against what 1,024 samples say of it: half of the samples coarse and half
-# fine come nearer than all in equal parts.
+# Most of a ray is empty. The coarse samples, one in each of its equal parts (Eq. 2), find where something is; the fine
+# ones are drawn where the coarse weights are large (`importance_depths`). On the right is the error of the depth of up
+# to 500 rays through things that are nearly solid, where the depth by 1,024 samples counts as true. Half of the samples
+# coarse and half fine come nearer than all in equal parts.
 
 # %%
 num_coarse = 16  # @param {"type": "slider", "min": 4, "max": 64, "step": 2}
@@ -215,22 +227,22 @@ num_fine = 16  # @param {"type": "slider", "min": 4, "max": 64, "step": 2}
 solid = 60.0
 
 
-def ray_depth(depths, enter, leave):
-    """What the ray sees at these depths: the weights, and the depth of what is seen."""
+def ray_depth(depths, enter, leave, norm):
+    """What a ray whose direction has this norm sees at these depths: the weights, and the depth of what is seen."""
     found = composite(jnp.ones((len(depths), 3)), density_at(depths, enter, leave, solid), depths, norm=norm, far=FAR)
     return found.weights, found.depth
 
 
-def both(key, enter, leave, num_coarse, num_fine):
+def both(key, ray, num_coarse, num_fine):
     """Coarse depths and their weights, fine depths, and what all of them see."""
     coarse = stratified_depths(rng.stream(key, "coarse"), NEAR, FAR, num_coarse)
-    weights, _ = ray_depth(coarse, enter, leave)
+    weights, _ = ray_depth(coarse, *ray)
     fine = importance_depths(rng.stream(key, "fine"), coarse, weights, num_fine)
-    return coarse, weights, fine, ray_depth(jnp.sort(jnp.concatenate([coarse, fine])), enter, leave)[1]
+    return coarse, weights, fine, ray_depth(jnp.sort(jnp.concatenate([coarse, fine])), *ray)[1]
 
 
 figure, axes = plt.subplots(1, 2, figsize=(13, 4), width_ratios=(1.6, 1))
-coarse, weights, fine, _ = both(root, enter, leave, num_coarse, num_fine)
+coarse, weights, fine, _ = both(root, (enter, leave, norm), num_coarse, num_fine)
 fence = jnp.linspace(NEAR, FAR, 500)
 axes[0].fill_between(
     fence, density_at(fence, enter, leave, 1.0), color="gray", alpha=0.25, label="density, as a share of the fog's"
@@ -244,20 +256,20 @@ axes[0].legend(loc="upper right")
 x, y = jax.random.uniform(rng.stream(root, "pixels"), (2, 1500), minval=8, maxval=56)
 many = jax.vmap(lambda pixel: cameras.ray(camera, pose, pixel)[1])(jnp.stack([x, y], axis=1))
 ins, outs, _ = surfaces(many)
-hit = np.isfinite(ins)
-ins, outs = jnp.float32(ins[hit][:500]), jnp.float32(outs[hit][:500])
-keys = rng.per_example(root, jnp.arange(len(ins)))
+hit = np.flatnonzero(np.isfinite(ins))[:500]
+rays = [jnp.float32(part[hit]) for part in (ins, outs, jnp.linalg.norm(many, axis=1))]
+keys = rng.per_example(root, jnp.arange(len(hit)))
 totals = (8, 16, 32, 64)
 
 
 def depths_of(depth_of):
     """The depth that each of the rays sees."""
-    return jax.jit(jax.vmap(depth_of))(keys, ins, outs)
+    return jax.jit(jax.vmap(depth_of))(keys, rays)
 
 
-exact = depths_of(lambda k, a, b: ray_depth(stratified_depths(k, NEAR, FAR, 1024), a, b)[1])
-even = [depths_of(lambda k, a, b, n=n: ray_depth(stratified_depths(k, NEAR, FAR, n), a, b)[1]) for n in totals]
-split = [depths_of(lambda k, a, b, n=n: both(k, a, b, n // 2, n // 2)[3]) for n in totals]
+exact = depths_of(lambda key, ray: ray_depth(stratified_depths(key, NEAR, FAR, 1024), *ray)[1])
+even = [depths_of(lambda key, ray, n=n: ray_depth(stratified_depths(key, NEAR, FAR, n), *ray)[1]) for n in totals]
+split = [depths_of(lambda key, ray, n=n: both(key, ray, n // 2, n // 2)[3]) for n in totals]
 even, split = ([float(jnp.mean(jnp.abs(found - exact))) for found in way] for way in (even, split))
 axes[1].loglog(totals, even, "o-", label="all in equal parts")
 axes[1].loglog(totals, split, "o-", label="half coarse, half fine")
@@ -270,15 +282,16 @@ plt.show()
 # %% [markdown]
 # ## Section 5.3: a run
 #
-# The loss of a ray is the squared error of both fields' colours, $\|\hat C_c - C\|^2 + \|\hat C_f - C\|^2$ (Eq. 6). A
-# small field learns the scene from 30 views of 32 by 32 pixels. On a terminal, larger and for minutes: `python -m
-# experiments.nerf`.
+# The loss of a ray is the squared error of both fields' colours, $\|\hat C_c - C\|^2 + \|\hat C_f - C\|^2$ (Eq. 6);
+# `photometric` takes the mean over the three channels where the paper has the sum, as its code does. A small field
+# learns the scene from 30 views of 32 by 32 pixels. On a terminal, larger and for minutes:
+# `python -m experiments.nerf`.
 
 # %%
 loss, terms = photometric(jnp.array([0.5, 0.5, 0.5]), jnp.array([0.6, 0.4, 0.2]), jnp.array([0.6, 0.4, 0.3]))
 print("loss", loss, {name: float(term) for name, term in terms.items()})
 
-config = nerf.get_config()
+config = nerf.get_config().lock()
 config.data.size, config.data.num_train, config.data.num_test = 32, 30, 4
 config.model.depth, config.model.width = 2, 64
 config.model.position_frequencies, config.model.direction_frequencies = 5, 1
@@ -318,8 +331,8 @@ plt.axis("off")
 plt.show()
 
 # %% [markdown]
-# And the ray from above through the learned fields: how much of what is seen lies before a depth, $\sum_{t_i \le t}
-# w_i$. For the scene itself it is a step at the surface.
+# And the ray from above through the learned fields: how much of what is seen lies before a depth,
+# $\sum_{t_i \le t} w_i$. For the scene itself it is a step at the surface.
 
 # %%
 model = nerf.build_model(run.config, run.experiment.train_source)
@@ -333,7 +346,8 @@ axis.step(coarse, jnp.cumsum(coarse_seen.weights), "o-", ms=4, where="post", lab
 axis.step(
     jnp.sort(jnp.concatenate([coarse, more])), jnp.cumsum(fine_seen.weights), ".-", where="post", label="fine field"
 )
-axis.axvline(enter, color="k", ls="--", label="the scene's surface")
+if np.isfinite(enter):
+    axis.axvline(enter, color="k", ls="--", label="the scene's surface")
 axis.set(title="The learned weights, added up along the ray", xlabel="depth t")
 axis.legend()
 plt.show()
@@ -352,5 +366,6 @@ print("colour", np.round(fine_seen.color, 3), "in the photograph", np.round(phot
 #   of a surface would be infinitely dense, and no quadrature sees that.
 # - **A picture in the plane is not a scene.** With and without encoding differ there as in a field, but a field sees
 #   each place from many sides, and too many frequencies can look good from the photographs' sides alone.
-# - Not shown: views before infinity in normalised device coordinates, samples even in disparity, meshes, and the
-#   reader of published weights. They are in `gen_jax.ops` and `gen_jax.families.nerf`.
+# - Not shown: the colour's dependence on the direction of view, which the field of the run has and which a few hundred
+#   steps hardly teach it; normalised device coordinates, for scenes seen from one side; samples that are even in
+#   disparity; meshes; and the reader of published weights. They are in `gen_jax.ops` and `gen_jax.families.nerf`.
