@@ -173,7 +173,7 @@ for t in (1, 10, 100, 999):
 # from a mode's own spread; it can where it is wider than a mode but narrower than the ring; then the modes run together
 # and it cannot again; at the end $x_t$ is nothing but noise. No network is below this line, so a loss far from 0 need
 # not mean that something is wrong. On the right the terms of the bound: the first are by far the largest, twenty of
-# them make up six tenths of the sum, and most of the rest is in the hundreds of small ones where the modes run together.
+# them make up six tenths of the sum, and most of the rest is in hundreds of small ones, where the modes run together.
 
 # %%
 ring = Mixture.ring(8, radius=2.0, std=0.1)
