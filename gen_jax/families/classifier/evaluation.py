@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from gen_jax.contracts import Batch, Key, Params, Source, Terms
+from gen_jax.contracts import Batch, Key, Params, Source, Values
 from gen_jax.families.classifier import losses
 from gen_jax.nn.precision import apply_in_param_dtype
 from gen_jax.nn.small_classifier import SmallClassifier
@@ -16,7 +16,7 @@ from gen_jax.ops import pixels
 from gen_jax.ops.distributions import is_most_probable
 
 
-def class_values(params: Params, key: Key, batch: Batch, *, model: SmallClassifier) -> Terms:
+def class_values(params: Params, key: Key, batch: Batch, *, model: SmallClassifier) -> Values:
     """Whether each test image is classified correctly, and the cross-entropy of its class.
 
     Args:

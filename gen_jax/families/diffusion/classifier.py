@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import rng
-from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms
+from gen_jax.contracts import Array, Batch, Key, ModelState, Params, Terms, Values
 from gen_jax.families.diffusion import timesteps
 from gen_jax.families.diffusion.adm import EPSILON, Levels, torch_uniform
 from gen_jax.families.diffusion.continuous import in_continuous_time, signal_and_noise
@@ -137,7 +137,7 @@ def classifier_objective(
 
 def classifier_values(
     params: Params, key: Key, batch: Batch, *, model: NoisyClassifier, process: Process, steps: Sequence[int]
-) -> Terms:
+) -> Values:
     """Whether each test image is classified correctly at some steps, and the cross-entropy of its class there.
 
     Args:

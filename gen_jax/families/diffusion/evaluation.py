@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen_jax import rng
-from gen_jax.contracts import Array, Batch, Key, Params, Terms
+from gen_jax.contracts import Array, Batch, Key, Params, Values
 from gen_jax.families.diffusion.continuous import Continuous, in_continuous_time
 from gen_jax.families.diffusion.exact import best_epsilon
 from gen_jax.families.diffusion.likelihood import (
@@ -34,7 +34,7 @@ def _labels(batch: Batch, diffusion: Diffusion, repeats: int) -> Array | None:
     return jnp.repeat(jnp.asarray(batch["label"], jnp.int32), repeats) if diffusion.num_classes else None
 
 
-def image_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion) -> Terms:
+def image_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion) -> Values:
     """Unbiased estimates of L_simple and of the bound, each image at one step of every doubling stratum.
 
     By `strata.stratified_sum`: Σ_s n_s L_{t_s − 1} for the bound less L_T, Σ_s n_s ‖ε − ε_θ‖² / T D for L_simple.
@@ -62,7 +62,7 @@ def image_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion
     }
 
 
-def image_terms(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, steps: np.ndarray) -> Terms:
+def image_terms(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, steps: np.ndarray) -> Values:
     """The losses of images at some steps, where along the process they are.
 
     Args:
@@ -90,7 +90,7 @@ def likelihood_values(
     whole: bool = True,
     chunk_size: int = 1,
     flow_steps: int = 0,
-) -> Terms:
+) -> Values:
     """The whole variational bound of every image, and the probability flow's code length where it is asked for.
 
     Args:
@@ -117,7 +117,7 @@ def likelihood_values(
     return values
 
 
-def bound_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, chunk_size: int) -> Terms:
+def bound_values(params: Params, key: Key, batch: Batch, *, diffusion: Diffusion, chunk_size: int) -> Values:
     """The whole variational bound of every image.
 
     Args:
@@ -233,7 +233,7 @@ def point_values(
     centres: np.ndarray,
     std: float,
     num_strata: int = 20,
-) -> Terms:
+) -> Values:
     """L_simple of points of a mixture of Gaussians, and the least that it can be, at the same steps and noise.
 
     Unbiased estimates of both by `strata.stratified_sum`, each point at one step of every even stratum.
@@ -278,7 +278,7 @@ def point_terms(
     centres: np.ndarray,
     std: float,
     steps: np.ndarray,
-) -> Terms:
+) -> Values:
     """The losses of points at some steps, and the least that L_simple can be there.
 
     Args:
@@ -320,7 +320,7 @@ def point_likelihood_values(
     std: float,
     chunk_size: int = 10,
     flow_steps: int = 200,
-) -> Terms:
+) -> Values:
     """What the model says of the density of points, in two ways, and what it is.
 
     The bound is of the density of the data, log q(x_0), which it cannot exceed on average. The flow ends at the first
