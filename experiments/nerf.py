@@ -26,7 +26,7 @@ import functools
 import jax
 from ml_collections import ConfigDict
 
-from experiments import _scenes
+from experiments import _scene_views, _scenes
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Experiment, Key, Mesh, Params, Source, UserError
@@ -228,7 +228,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         report=evaluation.report,
         steps_per_call=config.train.steps_per_call,
         mesh=functools.partial(mesh_of, nerf=nerf, source=train_source, config=config),
-        **_scenes.looks(train_source, test_source, render=render, config=config),
+        **_scene_views.looks(train_source, test_source, render=render, config=config),
     )
 
 

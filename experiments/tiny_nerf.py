@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from experiments import _scenes
+from experiments import _scene_views, _scenes
 from gen_jax import cli, rng
 from gen_jax import config as config_lib
 from gen_jax.contracts import Array, Batch, Experiment, Key, ModelState, Params, Source, Terms, UserError, Values
@@ -264,7 +264,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         eval_step=make_eval_step(functools.partial(view_values, see=see, behind=behind)),
         report=report,
         steps_per_call=config.train.steps_per_call,
-        **_scenes.looks(train_source, test_source, **shown),
+        **_scene_views.looks(train_source, test_source, **shown),
     )
 
 
