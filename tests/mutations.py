@@ -338,7 +338,7 @@ def mutate(source: str, mutant: Mutant) -> str:
     return "".join(lines[: first - 1]) + code.replace(mutant.old, mutant.new) + "".join(lines[node.end_lineno :])
 
 
-def test_of(mutant: Mutant, rows: Mapping[str, Mapping[str, str]]) -> str:
+def proof_of(mutant: Mutant, rows: Mapping[str, Mapping[str, str]]) -> str:
     """Pytest's name of the test of a mutant's function: its own, or that of the row of the function or of its class."""
     row = rows.get(mutant.function) or rows.get(mutant.function.rpartition(".")[0]) or {}
     return mutant.test or row["test"]
@@ -415,7 +415,7 @@ def main(wanted: list[str]) -> int:
     if not mutants:
         print(f"No mutant's function has {' or '.join(wanted)} in its name; MUTANTS in tests/mutations.py lists them.")
         return 1
-    tests = [test_of(mutant, rows) for mutant in mutants]
+    tests = [proof_of(mutant, rows) for mutant in mutants]
     copies: queue.Queue[pathlib.Path] = queue.Queue()
 
     def one(mutant: Mutant, test: str) -> str:

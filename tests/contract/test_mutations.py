@@ -39,7 +39,7 @@ def test_there_are_mutants_of_every_family():
 def test_a_mutant_is_another_program_with_a_test(mutant):
     source = (ROOT / MUTATIONS.place_of(mutant.function)[0]).read_text(encoding="utf-8")
     assert ast.dump(ast.parse(MUTATIONS.mutate(source, mutant))) != ast.dump(ast.parse(source))
-    file, _, test = MUTATIONS.test_of(mutant, ROWS).partition("::")
+    file, _, test = MUTATIONS.proof_of(mutant, ROWS).partition("::")
     assert f"def {test}" in (ROOT / file).read_text(encoding="utf-8")
 
 
@@ -51,7 +51,7 @@ def test_the_test_of_a_mutant_is_its_own_or_that_of_its_row():
         ("m.C.method", "", "c.py::test_c"),
         ("m.g", "g.py", "g.py"),
     ):
-        assert MUTATIONS.test_of(MUTATIONS.Mutant(function, "", "", "", own), rows) == expected
+        assert MUTATIONS.proof_of(MUTATIONS.Mutant(function, "", "", "", own), rows) == expected
 
 
 def test_what_is_no_mutant_is_refused():
