@@ -298,8 +298,7 @@ config.model.position_frequencies, config.model.direction_frequencies = 5, 1
 config.rendering.num_coarse = config.rendering.num_fine = 16
 config.train.batch_size = 256
 config.optim.learning_rate = 1e-2
-config.train.duration = "500 steps"
-config.train.eval_every = config.train.checkpoint_every = "500 steps"
+config.train.duration = config.train.eval_every = config.train.checkpoint_every = "300 steps"
 config.eval.batch_size = config.eval.num_views = 4
 config.eval.path_frames = 6
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -356,8 +355,8 @@ print("colour", np.round(fine_seen.color, 3), "in the photograph", np.round(phot
 # %% [markdown]
 # ## What this leaves out
 #
-# - **Sharpness.** The run has two fields of some ten thousand parameters, 32 samples a ray and half a minute; the
-#   paper has two of 600,000, 192 samples and a day or more. `python -m experiments.nerf` reaches 31.8 dB on this
+# - **Sharpness.** The run has two fields of some ten thousand parameters, 32 samples a ray and 300 steps of training;
+#   the paper has two of 600,000, 192 samples and a day or more. `python -m experiments.nerf` reaches 31.8 dB on this
 #   scene in minutes, and its preset `blender` is the paper's recipe.
 # - **Real photographs.** The scene is traced, and its cameras are exact. For a folder of photographs with poses give
 #   `--data_dir`; to find the poses is another program's work, such as COLMAP's.

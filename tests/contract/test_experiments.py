@@ -25,6 +25,8 @@ NAMES = run.experiment_names()
 
 # U-Nets compile for long; several of the quick tests do without some of them, or all.
 U_NETS = {"ddpm", "guided_diffusion", "improved_ddpm", "noisy_classifier"}
+# In some quick tests another stands for each of these: `gan`, `gan_ring` and `tiny_nerf`.
+ALIKE = {"dcgan", "nerf", "unrolled_gan"}
 
 # Grouped by experiment, so that what one test has compiled is there for the next.
 each = pytest.mark.parametrize("name", NAMES, scope="module")
@@ -86,7 +88,7 @@ def preset_of(name: str, preset: str):
     module = run.find_experiment(name)
     config = module.get_config(preset)
     sources = None
-    if config.data.name == "files":  # A scene: any will do.
+    if config.data.name in ("analytic", "files"):  # A scene: any will do.
         sources = experiment_of(name).train_source, experiment_of(name).test_source
     elif config.data.name in IMAGES:
         shape, classes = IMAGES[config.data.name]
@@ -184,7 +186,7 @@ def test_the_module_has_what_the_command_line_calls(name):
     module.validate(config_of(name))
 
 
-@each_but_slow(U_NETS - {"ddpm"})
+@each_but_slow(U_NETS - {"ddpm"} | ALIKE)
 @pytest.mark.parametrize(("backend", "devices"), [("jit", 8), ("pmap", 8), slow_if(True, "pmap", 2)])
 def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, devices):
     start = start_of(name, "sgd")
@@ -196,9 +198,9 @@ def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, dev
     chex.assert_trees_all_close(metrics, numbers, rtol=1e-5, atol=1e-6)
 
 
-# Op by op each shape is compiled by itself, a minute's work for a U-Net: `classifier` and `tiny_nerf` stand for these
-# in the quick tests.
-@each_but_slow({*U_NETS, "nerf"})
+# Op by op each shape is compiled by itself, a minute's work for a U-Net: `classifier` stands for these in the quick
+# tests.
+@each_but_slow(U_NETS | ALIKE | {"tiny_nerf"})
 def test_without_jit_the_step_does_the_same(name):
     experiment = experiment_of(name, "sgd")
     compiled, _ = train_calls(name, "sgd", "jit", 1, calls=1)
@@ -214,7 +216,7 @@ def is_game(experiment) -> bool:
     return isinstance(state.opt_state, dict) and state.opt_state.keys() == state.params.keys()
 
 
-@each_but_slow({"guided_diffusion", "improved_ddpm"})
+@each_but_slow(U_NETS - {"ddpm"} | ALIKE)
 def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
     step, layout, traces = step_of(name, "adam", "jit", 1)
@@ -257,7 +259,7 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
 
 
 # A classifier's samples are climbs of many steps: that of `classifier` stands for both in the quick tests.
-@each_but_slow({"noisy_classifier"})
+@each_but_slow(U_NETS - {"ddpm"})
 def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     experiment = experiment_of(name)
     loaded = Run(tmp_path, config_of(name), start_of(name), experiment)
@@ -274,7 +276,7 @@ def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     assert len(np.unique(many.reshape(40, -1), axis=0)) == 40
 
 
-@each
+@each_but_slow({"noisy_classifier"})
 def test_a_run_whose_data_are_gone_still_samples(name):
     here = experiment_of(name)
     absent = []

@@ -106,6 +106,7 @@ def test_fifty_steps_of_ddim(stored, process):
     np.testing.assert_allclose(end, believed[-1], atol=1e-6)  # The last step goes to x_0 itself.
 
 
+@pytest.mark.slow
 def test_any_other_step_is_noticed(stored, process):
     """One step moved by a thousandth of the time moves the end by far more than the tolerance of the test above."""
     steps = stored["io/ddim_timesteps"][::-1]

@@ -112,6 +112,7 @@ def likeness(scene, views_at, offset):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SCENES / "nerf_lego_400").is_dir(), reason="needs the photographs beside the checkout")
 def test_the_stored_field_shows_the_real_lego():
     """The first test photograph as its README says, 22.8 dB, with rays as its code has them: half a pixel off."""
