@@ -89,7 +89,7 @@ print("cross-entropy", losses.reconstruction_error(x, logits, "cross_entropy"), 
 # where they share a direction.
 
 # %%
-linear_run = trained(autoencoder, "linear", "3 epochs", model__latent_dim=8, optim__learning_rate=1e-2)
+linear_run = trained(autoencoder, "linear", "6 epochs", model__latent_dim=8, optim__learning_rate=5e-3)
 linear = autoencoder.build_model(linear_run.config, images.shape[1:])
 best = pca.fit_pca(train_images, 8)
 
@@ -108,7 +108,7 @@ show({"image": images[:12], "linear": linear_images[:12], "PCA": pca.reconstruct
 # numbers, beside the first two principal components; colours are classes.
 
 # %%
-deep_run = trained(autoencoder, "two_d", "4 epochs", model__hidden=(200, 50), optim__learning_rate=6e-3)
+deep_run = trained(autoencoder, "two_d", "6 epochs", model__hidden=(256, 64), optim__learning_rate=3e-3)
 deep = autoencoder.build_model(deep_run.config, images.shape[1:])
 plane = pca.fit_pca(train_images, 2)
 deep_images = np.asarray(sampling.reconstruct(deep_run.state.eval_params, images, model=deep))
@@ -143,7 +143,7 @@ show({"x": images[:12], "x̃": np.clip(noisy, 0, 1)}, f"{kind}, {level:g}")
 
 # %%
 denoising_run = trained(
-    denoising_autoencoder, "default", "4 epochs", model__hidden=(), model__latent_dim=500, optim__learning_rate=5e-3
+    denoising_autoencoder, "default", "6 epochs", model__hidden=(), model__latent_dim=500, optim__learning_rate=3e-3
 )
 denoiser = denoising_autoencoder.build_model(denoising_run.config, images.shape[1:])
 params = denoising_run.state.eval_params
@@ -211,10 +211,10 @@ plt.show()
 contractive_run = trained(
     contractive_autoencoder,
     "default",
-    "3 epochs",
-    model__latent_dim=128,
+    "4 epochs",
+    model__latent_dim=200,
     objective__weight=1.0,
-    optim__learning_rate=6e-3,
+    optim__learning_rate=4e-3,
     eval__spectrum_examples=1,
 )
 model = MLPAutoencoder(images.shape[1:], (contractive_run.config.model.latent_dim,), code_activation=jax.nn.sigmoid)
@@ -261,27 +261,26 @@ plt.show()
 sparse_run = trained(
     sparse_autoencoder,
     "default",
-    "4 epochs",
-    model__latent_dim=200,
-    objective__anneal="2 epochs",
-    objective__k_start=50,
-    optim__learning_rate=2e-3,
+    "6 epochs",
+    model__latent_dim=400,
+    objective__anneal="3 epochs",
+    objective__k_start=100,
 )
 sparse = sparse_autoencoder.build_model(sparse_run.config, images.shape[1:])
 
 # %% [markdown]
-# Training began with 50 of the 200 units kept, so that more of them learn, and ended with 25. With fewer something is
-# missing; with more, the decoder adds up units that it had in the end not seen together. Beside the errors stand
-# filters: many units look for a whole garment, some have not learned yet.
+# Training began with 100 units kept, so that more of them learn, and ended with 25. With fewer something is missing;
+# with more, the decoder adds up units that it had in the end not seen together. Beside the errors stand filters: many
+# units look for a whole garment, some have not learned yet.
 
 # %%
-k = 25  # @param {"type": "slider", "min": 1, "max": 200, "step": 1}
+k = 25  # @param {"type": "slider", "min": 1, "max": 400, "step": 1}
 
 params = sparse_run.state.eval_params["model"]  # Its plain twin is beside it.
-some, counts = images[:300], sorted({2, 5, 10, 25, 50, 100, 200, k})
+some, counts = images[:300], sorted({2, 5, 10, 25, 60, 200, k})
 kept = {n: np.asarray(sampling.reconstruct(params, some, model=sparse, k=n)) for n in counts}
 errors = [np.sum((found - some) ** 2, axis=(1, 2, 3)).mean() for found in kept.values()]
-show({"image": some[:12]} | {f"k = {n}": np.clip(kept[n][:12], 0, 1) for n in sorted({10, 50, k})}, "Units kept")
+show({"image": some[:12]} | {f"k = {n}": np.clip(kept[n][:12], 0, 1) for n in sorted({10, 60, k})}, "Units kept")
 
 figure, (axes, panel) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 axes.plot(list(kept), errors, "o-")

@@ -40,7 +40,7 @@ from gen_jax import rng, runtime
 from gen_jax.eval.modes import mode_coverage
 from gen_jax.families import gan
 from gen_jax.ops.distributions import gaussian_log_likelihood
-from gen_jax.train import loop
+from gen_jax.train import loop, writer
 
 runtime.configure()  # Before JAX computes anything: its flags, and the cache of compiled programs.
 
@@ -100,8 +100,7 @@ losses = {"saturating": gan.minimax_generator_loss, "non-saturating": gan.non_sa
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.6))
 for name, loss in losses.items():
     axes[0].plot(logits, jax.vmap(loss)(logits), label=name)
-    pulls = jax.jit(jax.vmap(lambda d, loss=loss: pull(loss, d)))(distances[1:])
-    axes[1].semilogy(distances[1:], pulls, label=name)
+    axes[1].semilogy(distances[1:], jax.vmap(lambda d, loss=loss: pull(loss, d))(distances[1:]), label=name)
 axes[0].set(title="G's loss of one fake", xlabel="logit of the fake", ylabel="nats")
 axes[1].set(title="Gradient in G's mean, against the best D", xlabel="distance of G's mean from the data's")
 for axis in axes:
@@ -132,7 +131,7 @@ axes[0].plot(x, jax.nn.sigmoid(best), "k", label="D*")
 axes[0].set(title="The best discriminator", xlabel="x")
 
 means = jnp.linspace(0, 6, 25)
-divergence = jax.jit(jax.vmap(lambda m: gan.jensen_shannon_divergence(data, log_gaussian(m, std), grid)))(means)
+divergence = jax.vmap(lambda m: gan.jensen_shannon_divergence(data, log_gaussian(m, std), grid))(means)
 
 
 def value(mean, shift):
@@ -142,8 +141,8 @@ def value(mean, shift):
 
 
 axes[1].plot(means, 2 * divergence - np.log(4), "k", label="2 JSD − log 4")
-axes[1].plot(means, jax.jit(jax.vmap(lambda m: value(m, 0.0)))(means), "o", ms=4, label="−E[loss] at D*")
-axes[1].plot(means, jax.jit(jax.vmap(lambda m: value(m, 1.0)))(means), "x", ms=4, label="−E[loss], logit of D* + 1")
+axes[1].plot(means, jax.vmap(lambda m: value(m, 0.0))(means), "o", ms=4, label="−E[loss] at D*")
+axes[1].plot(means, jax.vmap(lambda m: value(m, 1.0))(means), "x", ms=4, label="−E[loss], logit of D* + 1")
 axes[1].axhline(0, color="gray", lw=0.7)
 axes[1].set(title="The value of the game (nats)", xlabel="mean of p_g")
 for axis in axes:
@@ -206,7 +205,7 @@ ticks = jnp.linspace(-3, 3, 25)
 places = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1)  # [y, x, (theta, phi)]
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
 for axis, num_steps in zip(axes, (0, look_ahead), strict=True):
-    field = jax.jit(jax.vmap(jax.vmap(lambda place, k=num_steps: velocity(place, k))))(places)
+    field = jax.vmap(jax.vmap(lambda place, k=num_steps: velocity(place, k)))(places)
     speed = jnp.linalg.norm(field, axis=-1)
     axis.streamplot(
         *(np.asarray(a) for a in (ticks, ticks, field[..., 0], field[..., 1])),
@@ -238,7 +237,7 @@ plt.show()
 other = jax.random.normal(rng.stream(rng.root(0), "other"), z.shape)
 by_critic = [-jnp.mean(gan.wasserstein_critic_loss(-z, -(m + other))) for m in means]
 by_sorting = [jnp.mean(jnp.abs(jnp.sort(z) - jnp.sort(m + other))) for m in means]
-divergence = jax.jit(jax.vmap(lambda m: gan.jensen_shannon_divergence(data, log_gaussian(m), grid)))(means)
+divergence = jax.vmap(lambda m: gan.jensen_shannon_divergence(data, log_gaussian(m), grid))(means)
 figure, axis = plt.subplots(figsize=(6, 3.8))
 axis.plot(means, divergence, "k", label="JSD (nats)")
 axis.plot(means, by_critic, label="−E[loss] of the critic D(x) = −x")
@@ -306,7 +305,7 @@ for game, loss, penalty in (("minimax", "minimax", "none"), ("r1", "non_saturati
     config.optim.learning_rate, config.optim.schedule = 5e-3, "constant"
     config.train.batch_size = 128
     config.train.duration = "800 steps"
-    config.train.eval_every = config.train.checkpoint_every = "400 steps"
+    config.train.eval_every = config.train.checkpoint_every = "200 steps"
     results = loop.train(gan_ring.build(config), config, folder / game).results
     print(f"{game}: {results['modes_covered']:.0f} of 8 modes, the game's value on test points {results['value']:.3f}")
 print(f"-log 4 = {-np.log(4):.3f}")
@@ -337,19 +336,28 @@ axes[1].set(
 plt.show()
 
 # %% [markdown]
-# Each run draws itself while it trains: its samples over what $D$ says of every place. The value of the game, printed
-# above, says how well $D$ tells real from fake on test points: near $-\log 4$ it cannot, and near 0 it is sure, where
-# the loss of the first game is flat for $G$ (Section 3). It does not say whether $G$ is good or $D$ bad.
+# Each run draws itself while it trains: its samples over what $D$ says of every place. Below, the value of the game
+# on test points. Near $-\log 4$ this $D$ cannot tell real from fake. That may be because $G$ is good or because $D$ has
+# fallen behind, so that the value does not say which of the runs has the modes.
 
 # %%
-steps = (0, 400, 800)
-figure, axes = plt.subplots(2, 3, figsize=(11, 6.9))
+steps = (0, 200, 400, 800)
+figure, axes = plt.subplots(2, 4, figsize=(14, 6.6))
 for row, name in zip(axes, ("minimax", "r1"), strict=True):
     for axis, step in zip(row, steps, strict=True):
         axis.imshow(plt.imread(folder / name / "frames" / f"{step:08d}.png"))
         axis.set_title(f"{name}, round {step}")
         axis.axis("off")
 figure.tight_layout()
+plt.show()
+
+figure, axis = plt.subplots(figsize=(6, 3.4))
+for name in ("minimax", "r1"):
+    rows = [row for row in writer.read_metrics(folder / name / "metrics.jsonl") if "value" in row]
+    axis.plot([row["step"] for row in rows], [row["value"] for row in rows], "o-", label=name)
+axis.axhline(-np.log(4), color="gray", ls="--", label="−log 4: D cannot tell")
+axis.set(title="The value of the game on test points", xlabel="round", ylabel="nats")
+axis.legend()
 plt.show()
 
 # %% [markdown]

@@ -26,7 +26,6 @@ if importlib.util.find_spec("gen_jax") is None:  # As on a fresh Colab machine. 
         get_ipython().kernel.do_shutdown(True)
 
 # %%
-import functools
 import math
 import pathlib
 import tempfile
@@ -194,9 +193,15 @@ def best_predictor(centres, std, process=linear):
 
 points, keys = points_of(ring, 2000), rng.per_example(root, jnp.arange(2000))
 steps = np.unique(np.geomspace(1, 1000, 40).astype(int)) - 1
-options = {"variance": "fixed_small", "decoder": gaussian_log_likelihood}
-terms_of = functools.partial(diffusion.bound_terms, linear, best_predictor(ring.centres, ring.std), **options)
-terms = jax.jit(terms_of)(points, keys, jnp.asarray(steps))
+terms = diffusion.bound_terms(
+    linear,
+    best_predictor(ring.centres, ring.std),
+    points,
+    keys,
+    jnp.asarray(steps),
+    variance="fixed_small",
+    decoder=gaussian_log_likelihood,
+)
 simple, bits = jnp.mean(terms["simple"], axis=0), jnp.mean(terms["vlb"], axis=0)
 factor = linear.betas**2 / (2 * linear.posterior_variance.clip(1e-12) * (1 - linear.betas) * linear.noise**2)
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
@@ -223,8 +228,7 @@ for count in counts:
     process = diffusion.make_process(diffusion.cosine_betas(count))
     predict = best_predictor(ring.centres, ring.std, process)
     options = {"chunk_size": 10, "variance": "beta", "decoder": gaussian_log_likelihood}
-    bound_of = jax.jit(functools.partial(diffusion.variational_bound, process, predict, **options))
-    whole = bound_of(points, keys)["total"]
+    whole = diffusion.variational_bound(process, predict, points, keys, **options)["total"]
     gap = 2 * np.log(2) * np.asarray(whole) + density  # Bits a dimension to nats a point.
     gaps.append(gap.mean())
     errors.append(2 * gap.std() / np.sqrt(len(gap)))
@@ -269,7 +273,7 @@ for axis, (name, make) in zip(axes, kinds.items(), strict=False):
     axis.plot(*xs[:, :12].transpose(2, 0, 1), lw=1)
     axis.plot(*ring.centres.T, "k+", ms=9)
     axis.set(title=f"{name}: 12 paths of {num_steps} steps", xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), aspect="equal")
-counts = [2, 5, 10, 50]
+counts = [2, 5, 10, 30, 100]
 for name, make in kinds.items():
     ends = [chain(make, count)[-1] for count in counts]
     apart = [np.linalg.norm(x[:, None] - ring.centres, axis=-1).min(axis=1) for x in ends]

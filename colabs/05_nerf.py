@@ -242,7 +242,7 @@ def both(key, ray, num_coarse, num_fine):
 
 
 figure, axes = plt.subplots(1, 2, figsize=(13, 4), width_ratios=(1.6, 1))
-coarse, weights, fine, _ = jax.jit(both, static_argnums=(2, 3))(root, (enter, leave, norm), num_coarse, num_fine)
+coarse, weights, fine, _ = both(root, (enter, leave, norm), num_coarse, num_fine)
 fence = jnp.linspace(NEAR, FAR, 500)
 axes[0].fill_between(
     fence, density_at(fence, enter, leave, 1.0), color="gray", alpha=0.25, label="density, as a share of the fog's"
@@ -262,18 +262,17 @@ keys = rng.per_example(root, jnp.arange(len(hit)))
 totals = (8, 16, 32, 64)
 
 
-def depths_of(key, ray):
-    """The depth that a ray sees: by 1,024 samples, and by each total of them in equal parts and in two halves."""
-
-    def in_parts(count):
-        return ray_depth(stratified_depths(key, NEAR, FAR, count), *ray)[1]
-
-    return in_parts(1024), [in_parts(n) for n in totals], [both(key, ray, n // 2, n // 2)[3] for n in totals]
+def depths_of(depth_of):
+    """The depth that each of the rays sees."""
+    return jax.jit(jax.vmap(depth_of))(keys, rays)
 
 
-exact, *ways = jax.jit(jax.vmap(depths_of))(keys, rays)
-for found, name in zip(ways, ("all in equal parts", "half coarse, half fine"), strict=True):
-    axes[1].loglog(totals, [float(jnp.mean(jnp.abs(depth - exact))) for depth in found], "o-", label=name)
+exact = depths_of(lambda key, ray: ray_depth(stratified_depths(key, NEAR, FAR, 1024), *ray)[1])
+even = [depths_of(lambda key, ray, n=n: ray_depth(stratified_depths(key, NEAR, FAR, n), *ray)[1]) for n in totals]
+split = [depths_of(lambda key, ray, n=n: both(key, ray, n // 2, n // 2)[3]) for n in totals]
+even, split = ([float(jnp.mean(jnp.abs(found - exact))) for found in way] for way in (even, split))
+axes[1].loglog(totals, even, "o-", label="all in equal parts")
+axes[1].loglog(totals, split, "o-", label="half coarse, half fine")
 axes[1].set(title="Mean error of the depth", xlabel="samples of a ray, in all")
 axes[1].set_xticks(totals, totals)
 axes[1].minorticks_off()
