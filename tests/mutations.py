@@ -358,10 +358,12 @@ def run_tests(names: Iterable[str], copy: pathlib.Path) -> str:
       RuntimeError: where the tests cannot be run.
     """
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    names = list(names)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *names]
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     if done.returncode not in (0, _FAILED):
-        raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        said = f"{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        raise RuntimeError(f"pytest ended with status {done.returncode} on {' '.join(names)}: {said}")
     return done.stdout[-2000:] if done.returncode else ""
 
 
