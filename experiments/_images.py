@@ -54,10 +54,16 @@ def labelled_sources_of(config: ConfigDict, sources: tuple[Source, Source] | Non
     classes = config.model.num_classes
     # Data that are gone have no labels, and need none to sample.
     labels, tested = (getattr(source, "labels", None) for source in found)
-    if classes and labels is not None and not (labels.min() >= 0 and labels.max() == classes - 1):
+    if classes and labels is not None and labels.min() < 0:
+        raise UserError(
+            f"config.model.num_classes={classes} wants a label of every image, and some of {config.data.name} have "
+            "none; put each class in a folder of its own, or take an experiment that needs no labels, and its "
+            "config.model.num_classes=0."
+        )
+    if classes and labels is not None and labels.max() != classes - 1:
         raise UserError(
             f"config.model.num_classes={classes} does not fit the labels of {config.data.name}, which go from "
-            f"{labels.min()} to {labels.max()}; give one more than the largest, or 0 where images have no label (-1)."
+            f"{labels.min()} to {labels.max()}; give one more than the largest."
         )
     if classes and tested is not None and not (tested.min() >= 0 and tested.max() < classes):
         raise UserError(

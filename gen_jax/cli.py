@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from gen_jax import config as config_lib
 from gen_jax import rng, run, runtime
 from gen_jax.contracts import Experiment, Grid, Scatter, UserError
-from gen_jax.files import absolute, replace_text
+from gen_jax.files import absolute, replace_text, save_array
 from gen_jax.train import drawing, export, loop, parallel, workdir, writer
 
 MODES = {
@@ -291,10 +291,10 @@ def _sample(loaded: run.Run, changed: dict[str, Any], seed: int, num: int) -> No
         return
     folder = workdir.open_workdir(loaded.workdir / "samples")
     name = f"seed{seed}_num{num}{_suffix(changed)}"
-    np.save(folder / f"{name}.npy", samples)
+    array = save_array(folder / f"{name}.npy", samples)
     picture = _sheet(samples, f"{num} samples, seed {seed}, step {loaded.step}")
     print(writer.save_png(drawing.draw(picture), folder / f"{name}.png", picture.title))
-    print(folder / f"{name}.npy")
+    print(array)
 
 
 def _render(loaded: run.Run, changed: dict[str, Any], path: str, frames: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import os
 import pathlib
@@ -10,6 +11,7 @@ import struct
 import zipfile
 import zlib
 
+import numpy as np
 from PIL import Image
 
 from gen_jax.contracts import UserError
@@ -113,3 +115,21 @@ def replace_text(path: pathlib.Path, text: str) -> None:
       OSError: where it cannot be written; an old file is then untouched.
     """
     replace_bytes(path, text.encode())
+
+
+def save_array(path: pathlib.Path, array: np.ndarray) -> pathlib.Path:
+    """Writes an array in numpy's own format as `replace_bytes` writes any file.
+
+    Args:
+      path: the file, which ends in ".npy"; an old one is replaced.
+      array: any, of numbers.
+
+    Returns:
+      The path.
+
+    Raises:
+      OSError: where it cannot be written; an old file is then untouched.
+    """
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return replace_bytes(path, content.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -101,7 +102,7 @@ def _draw_grid(grid: Grid) -> Image.Image:
     levels = np.broadcast_to(levels, (rows, columns, height, width, 3)) if channels == 1 else levels
     levels = levels.repeat(zoom, axis=2).repeat(zoom, axis=3)
 
-    font = ImageFont.load_default(14)
+    font = _font(13)
     label_width = max((int(font.getlength(label)) + 10 for label in grid.row_labels), default=0)
     cell_height, cell_width = height * zoom + _MARGIN, width * zoom + _MARGIN
     full_width = max(label_width + columns * cell_width + _MARGIN, int(font.getlength(grid.title)) + 16)
@@ -115,6 +116,13 @@ def _draw_grid(grid: Grid) -> Image.Image:
         for c in range(columns):
             canvas.paste(Image.fromarray(levels[r, c]), (label_width + c * cell_width + _MARGIN, top))
     return canvas
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """That of matplotlib's pictures: Pillow's own draws Greek letters as boxes."""
+    import matplotlib
+
+    return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 from collections.abc import Iterable, Iterator
 
@@ -11,7 +10,7 @@ import tqdm
 from PIL import Image
 
 from gen_jax.contracts import Mesh, Shot
-from gen_jax.files import replace_bytes
+from gen_jax.files import replace_bytes, save_array
 from gen_jax.train.film import write_video
 from gen_jax.train.writer import save_png
 
@@ -36,7 +35,7 @@ def write_shots(shots: Iterable[Shot], count: int, folder: pathlib.Path) -> list
     for i, shot in enumerate(tqdm.tqdm(shots, total=count, unit="view")):
         save_png(_image(shot.color), folder / f"{i:04d}.png")
         save_png(_image(shot.depth_image), folder / f"{i:04d}_depth.png")
-        _save_array(shot.depth, folder / f"{i:04d}_depth.npy")
+        save_array(folder / f"{i:04d}_depth.npy", shot.depth)
 
     def frames(ending: str) -> Iterator[Image.Image]:
         for i in range(count):
@@ -71,9 +70,3 @@ def write_mesh(mesh: Mesh, path: pathlib.Path) -> list[pathlib.Path]:
 
 def _image(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(255.0 * np.clip(values, 0.0, 1.0)).astype(np.uint8))
-
-
-def _save_array(array: np.ndarray, path: pathlib.Path) -> None:
-    content = io.BytesIO()
-    np.save(content, array)
-    replace_bytes(path, content.getvalue())

@@ -33,6 +33,15 @@ def test_values_outside_of_the_range_are_clipped_and_not_wrapped():
     assert 0 in picture
 
 
+def test_titles_and_rows_have_the_letters_of_equations():
+    """A font without a letter draws a box for it, the same for all that it lacks."""
+    images = np.zeros((1, 1, 56, 56, 1))
+    for letters in ("εθ", "λμ", "∇∂"):
+        by_title = [draw(Grid(letter, images)).tobytes() for letter in letters]
+        by_row = [draw(Grid("", images, (letter,))).tobytes() for letter in letters]
+        assert by_title[0] != by_title[1] and by_row[0] != by_row[1], letters
+
+
 def test_a_scatter_is_drawn():
     points = np.random.default_rng(0).normal(size=(50, 2))
     picture = np.asarray(draw(Scatter("A title", points, np.arange(50) % 10)))
