@@ -23,10 +23,10 @@ from gen_jax.train.parallel import Layout, to_host
 
 NAMES = run.experiment_names()
 
-# U-Nets compile for long; several of the quick tests do without some of them, or all.
+# U-Nets compile for long; most of the quick tests leave them to the slow ones, and `ddpm_toy` stands for them.
 U_NETS = {"ddpm", "guided_diffusion", "improved_ddpm", "noisy_classifier"}
-# In some quick tests another stands for each of these: `gan`, `gan_ring` and `tiny_nerf`.
-ALIKE = {"dcgan", "nerf", "unrolled_gan"}
+# In most quick tests another stands for each of these: `gan_ring`, `sparse_autoencoder` and `tiny_nerf`.
+ALIKE = {"contractive_autoencoder", "dcgan", "denoising_autoencoder", "gan", "nerf", "unrolled_gan", "wgan_gp"}
 
 # Grouped by experiment, so that what one test has compiled is there for the next.
 each = pytest.mark.parametrize("name", NAMES, scope="module")
@@ -112,10 +112,10 @@ def test_every_preset_can_be_built(name, preset):
     assert all(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-# The gradients of large U-Nets take seconds to trace: the default presets stand for the others in the quick tests.
+# The gradients of large U-Nets take seconds to trace: one of them stands for the others in the quick tests.
 @pytest.mark.parametrize(
     ("name", "preset"),
-    [slow_if(name in U_NETS and preset != "default", name, preset) for name, preset in every_preset()],
+    [slow_if(name in U_NETS and (name, preset) != ("ddpm", "default"), name, preset) for name, preset in every_preset()],
 )
 def test_every_preset_s_train_step_can_be_traced(name, preset):
     experiment = preset_of(name, preset)
@@ -186,7 +186,7 @@ def test_the_module_has_what_the_command_line_calls(name):
     module.validate(config_of(name))
 
 
-@each_but_slow(U_NETS - {"ddpm"} | ALIKE)
+@each_but_slow(U_NETS | ALIKE)
 @pytest.mark.parametrize(("backend", "devices"), [("jit", 8), ("pmap", 8), slow_if(True, "pmap", 2)])
 def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, devices):
     start = start_of(name, "sgd")
@@ -198,9 +198,8 @@ def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, dev
     chex.assert_trees_all_close(metrics, numbers, rtol=1e-5, atol=1e-6)
 
 
-# Op by op each shape is compiled by itself, a minute's work for a U-Net: `classifier` stands for these in the quick
-# tests.
-@each_but_slow(U_NETS | ALIKE | {"tiny_nerf"})
+# Op by op each shape is compiled by itself, a minute's work for a U-Net: some stand for the others in the quick tests.
+@each_but_slow(U_NETS | ALIKE | {"autoencoder", "classifier", "tiny_nerf"})
 def test_without_jit_the_step_does_the_same(name):
     experiment = experiment_of(name, "sgd")
     compiled, _ = train_calls(name, "sgd", "jit", 1, calls=1)
@@ -216,7 +215,7 @@ def is_game(experiment) -> bool:
     return isinstance(state.opt_state, dict) and state.opt_state.keys() == state.params.keys()
 
 
-@each_but_slow(U_NETS - {"ddpm"} | ALIKE)
+@each_but_slow(U_NETS | ALIKE)
 def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
     step, layout, traces = step_of(name, "adam", "jit", 1)
@@ -244,7 +243,7 @@ def test_the_loss_falls_on_one_repeated_batch(name):
         )
 
 
-@each_but_slow(U_NETS)
+@each_but_slow(U_NETS | ALIKE)
 def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     experiment = experiment_of(name)
     state = start_of(name)
@@ -258,8 +257,8 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     assert set(experiment.headline) & set(experiment.report(means[0]))
 
 
-# A classifier's samples are climbs of many steps: that of `classifier` stands for both in the quick tests.
-@each_but_slow(U_NETS - {"ddpm"})
+# A classifier's images are climbs of many steps.
+@each_but_slow(U_NETS | {"classifier", "nerf"})
 def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     experiment = experiment_of(name)
     loaded = Run(tmp_path, config_of(name), start_of(name), experiment)
@@ -276,7 +275,7 @@ def test_sample_i_depends_on_the_seed_and_i_alone(name, tmp_path):
     assert len(np.unique(many.reshape(40, -1), axis=0)) == 40
 
 
-@each_but_slow({"noisy_classifier"})
+@each_but_slow(U_NETS)
 def test_a_run_whose_data_are_gone_still_samples(name):
     here = experiment_of(name)
     absent = []
@@ -294,7 +293,7 @@ def test_a_run_whose_data_are_gone_still_samples(name):
         next(iter(gone.test_source.evaluation()))
 
 
-@each_but_slow(U_NETS)
+@each_but_slow(U_NETS | {"classifier"})
 def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     experiment = experiment_of(name)
     state = to_host(jax.jit(experiment.settle)(start_of(name)))
@@ -311,7 +310,7 @@ def test_the_pictures_can_be_drawn_and_are_the_same_twice(name):
     assert "training" not in first, "that is the name of the film of the frames"
 
 
-@each_but_slow({"guided_diffusion", "improved_ddpm"})
+@each_but_slow(U_NETS | ALIKE - {"gan"})
 def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     experiment = experiment_of(name)
     if experiment.frame is None:
@@ -324,7 +323,7 @@ def test_the_frame_is_the_same_twice_and_of_one_size_always(name):
     assert one.shape == other.shape and not np.array_equal(one, other)
 
 
-@each_but_slow({"guided_diffusion", "improved_ddpm"})
+@each_but_slow(U_NETS | {"nerf"})
 def test_settling_keeps_what_was_trained_and_every_warning_is_a_metric(name):
     experiment = experiment_of(name)
     trained, metrics = train_calls(name, "adam", "jit", 1, calls=1)
@@ -336,7 +335,7 @@ def test_settling_keeps_what_was_trained_and_every_warning_is_a_metric(name):
     assert all(np.all((metrics[key] >= 0) & (metrics[key] <= 1)) for key in warned)
 
 
-@each
+@each_but_slow(U_NETS)
 def test_the_state_holds_arrays_only(name):
     arrays = to_arrays(start_of(name))
     assert {"step", "key"} <= arrays.keys()
