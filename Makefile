@@ -25,16 +25,20 @@ demo: $(VENV)/installed
 gallery: $(VENV)/installed
 	$(BIN)/python -m experiments.demo.gallery $(ARGS)
 
-setup: $(VENV)/installed $(VENV)/installed-test
+setup: $(VENV)/installed-test
+
+# Python compiles what is imported when it is; to compile all that is installed takes longer than to install it.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
-	touch $@
+$(VENV)/installed-test: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[test]'
+	touch $(VENV)/installed $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,19 @@ from gen_jax.train.drawing import draw
 
 _FPS = 8.0  # Of the film of a training.
 _HOLD = 2.0  # Seconds for which its last frame is shown.
+
+
+@contextlib.contextmanager
+def _without_pytorch() -> Iterator[None]:
+    """Keeps PyTorch from tensorboardX, which imports it where it is installed: seconds, for nothing that we need."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torch"]
 
 
 class Writer:
@@ -52,10 +65,10 @@ class Writer:
         self._say = say
         if not enabled:
             return
-        # Imported here, as it imports PyTorch where that is installed.
-        from tensorboardX import summary
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
+        with _without_pytorch():
+            from tensorboardX import summary
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2
 
         self._summary, self._protocol = summary, event_pb2
         path = workdir / "metrics.jsonl"

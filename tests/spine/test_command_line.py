@@ -81,8 +81,9 @@ def test_train_evaluate_and_sample(tmp_path, capsys):
     saved = np.load(tmp_path / "run" / "samples" / "seed3_num10.npy")
     assert np.array_equal(saved, run.load(tmp_path / "run").sample(seed=3, num=10))
     assert (tmp_path / "run" / "samples" / "seed3_num10.png").is_file()
-    # A sample does not depend on config keys that it does not use, and one may be changed for one call.
-    cli.main("vae", ["--mode=eval", workdir, "--config.eval.importance_samples=40"])
+    # A key may be changed for one call.
+    cli.main("vae", ["--mode=sample", workdir, "--num=1", "--config.eval.importance_samples=40"])
+    assert (tmp_path / "run" / "samples" / "seed0_num1_eval.importance_samples=40.png").is_file()
 
 
 def test_the_packages_build_and_hold_the_embedded_images(tmp_path):

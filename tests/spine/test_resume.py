@@ -55,12 +55,13 @@ def start(workdir, *arguments):
     )
 
 
-LONG = ("--config.train.duration=400 steps", "--config.train.checkpoint_every=4 steps")
+STEPS = 160
+LONG = (f"--config.train.duration={STEPS} steps", "--config.train.checkpoint_every=4 steps")
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """A run of 400 steps with a checkpoint every 4, never interrupted."""
+    """A run of `STEPS` steps with a checkpoint every 4, never interrupted."""
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
     process = start(workdir, *LONG)
     output, _ = process.communicate(timeout=180)
@@ -86,7 +87,7 @@ def is_saving(workdir):
 
 def test_kill_9_at_random_moments_and_while_a_checkpoint_is_written(tmp_path, unbroken, experiment):
     workdir, moments = tmp_path / "run", random.Random(0)
-    for attempt in range(3):
+    for attempt in range(2):
         process = start(workdir, *LONG)
         wait_for(has_checkpoint(workdir), process)
         before = set((workdir / "checkpoints").glob("*"))
@@ -124,13 +125,13 @@ def test_a_finished_run_says_so_and_changes_nothing(unbroken):
     before = {p: p.read_bytes() for p in unbroken.rglob("*") if p.is_file()}
     process = start(unbroken, *LONG)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "This run is finished: 400 steps" in output
+    assert process.returncode == 0 and f"This run is finished: {STEPS} steps" in output
     assert {p: p.read_bytes() for p in unbroken.rglob("*") if p.is_file()} == before
 
 
 def test_the_workdir_holds_all_that_it_should(unbroken):
     names = {p.relative_to(unbroken).as_posix() for p in unbroken.rglob("*")}
-    expected = {"config.json", "provenance.json", "metrics.jsonl", "README.md", "checkpoints/400"}
+    expected = {"config.json", "provenance.json", "metrics.jsonl", "README.md", f"checkpoints/{STEPS}"}
     expected |= {
         f"pictures/{name}.png" for name in ("samples", "reconstructions", "interpolation", "manifold", "codes")
     }
@@ -146,7 +147,7 @@ def test_load_gives_the_same_samples_to_the_bit_from_any_directory(unbroken, tmp
     samples = first.sample(seed=5, num=20)
     monkeypatch.chdir(tmp_path)
     second = run.load(str(unbroken))
-    assert second.step == 400 and second.config == first.config
+    assert second.step == STEPS and second.config == first.config
     assert np.array_equal(second.sample(seed=5, num=20, batch_size=3), samples)
     assert np.array_equal(second.sample(seed=5, num=3), samples[:3])
     numbers = second.evaluate()

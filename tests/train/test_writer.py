@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import matplotlib
 import numpy as np
 import pytest
@@ -130,3 +133,15 @@ def test_curves_are_drawn_and_panels_stand_beside_each_other():
     assert np.array_equal(both[: one.shape[0], : one.shape[1]], one)
     assert np.array_equal(both[: other.shape[0], -other.shape[1] :], other)
     assert Panels((curves, grid)).title == "A title; Another"
+
+
+def test_no_run_waits_for_pytorch(tmp_path):
+    """By itself tensorboardX imports it where it is installed, as it is for the tests."""
+    code = "import sys, pathlib; from gen_jax.train.writer import Writer; Writer(pathlib.Path(sys.argv[1]), 0)"
+    seen = subprocess.run(
+        [sys.executable, "-c", f"{code}; print('torch' in sys.modules, 'tensorboardX' in sys.modules)", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.split() == ["False", "True"]

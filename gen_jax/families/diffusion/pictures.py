@@ -13,6 +13,9 @@ from gen_jax.contracts import Curves, Field, Film, Grid, Panels, Picture, Terms
 from gen_jax.ops import pixels
 from gen_jax.ops.distributions import mixture_log_density
 
+# Compiled once for all frames of a film.
+_log_density = jax.jit(jax.vmap(functools.partial(mixture_log_density, std=1.0), in_axes=(0, None)))
+
 
 def sample_grid(images: np.ndarray, columns: int, title: str = "Samples") -> Grid:
     """Images in rows.
@@ -138,8 +141,9 @@ def point_frame(
     plane = np.stack(np.meshgrid(axis, axis), axis=-1)
     # A mode narrower than the grid would vanish between its points.
     shown = max(math.hypot(signal * std, noise), 0.75 * (axis[1] - axis[0]))
-    density = jax.vmap(functools.partial(mixture_log_density, centres=signal * centres, std=shown))
-    log_density = np.asarray(density(jnp.asarray(plane.reshape(-1, 2)))).reshape(plane.shape[:2])
+    # In units of `shown`, which takes a constant away.
+    log_density = np.asarray(_log_density(plane.reshape(-1, 2) / shown, signal * centres / shown))
+    log_density = log_density.reshape(plane.shape[:2])
     # By its root, so that what is rare can be seen as well.
     values = np.exp(0.5 * (log_density - log_density.max()))
     return Field(title, values, (-reach, reach, -reach, reach), np.asarray(points), value_name="√ (q(x_t) / largest)")

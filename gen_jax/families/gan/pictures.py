@@ -17,6 +17,7 @@ from gen_jax.ops.distributions import mixture_log_density
 
 # Compiled once for all frames of a run.
 _sample = jax.jit(sampling.sample, static_argnames="networks")
+_log_density = jax.jit(jax.vmap(mixture_log_density, in_axes=(0, None, None)), static_argnums=2)
 _interpolate = jax.jit(sampling.interpolate, static_argnames=("num_points", "networks"))
 
 
@@ -105,7 +106,7 @@ def point_field(
     x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2).astype(np.float32)
     # A mode narrower than the grid would vanish between its points.
     shown_std = max(std, 0.75 * (axis[1] - axis[0]))
-    log_density = jax.vmap(functools.partial(mixture_log_density, centres=centres, std=shown_std))(jnp.asarray(x))
+    log_density = _log_density(x, centres, shown_std)
     judged = _judge(d_params, model_state["discriminator"], x, networks=networks, probability=probability)
     values = np.asarray(judged).reshape(150, 150)
     # A critic is known up to a constant; its range is its own.
