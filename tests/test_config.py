@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 
 import jax
@@ -15,7 +14,6 @@ from ml_collections import ConfigDict
 from gen_jax import config as config_lib
 from gen_jax import rng, run
 from gen_jax.contracts import UserError
-from gen_jax.data import batches
 from gen_jax.train import workdir
 
 
@@ -119,15 +117,7 @@ def test_a_run_goes_on_with_another_value_of_what_it_is_judged_by_at_the_end(nam
         workdir.claim(tmp_path, config)
 
 
-@pytest.fixture(scope="module")
-def images_read_once():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "load_images", functools.cache(batches.load_images))
-        yield
-
-
 @pytest.mark.parametrize("name", run.experiment_names())
-@pytest.mark.usefixtures("images_read_once")
 def test_what_is_free_to_change_changes_no_row_of_an_evaluation(name):
     """Nor of training: batches, an evaluation's program and its constants, and what is made of its means."""
     module = run.find_experiment(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import pathlib
 import re
@@ -75,8 +76,7 @@ def load_images(
         raise UserError(f"'{name}' is not a data set's name; expected letters, digits, '_' and '-', such as 'mnist'.")
     key = local.normalized(name)
     if key == EMBEDDED:
-        images, labels, _ = _require(local.find_in_folder(EMBEDDED_FOLDER, EMBEDDED, split))
-        return _image_set(key, split, images, labels, f"{EMBEDDED}, embedded in gen_jax")
+        return _embedded(split)
     folder = absolute(data_dir) if data_dir else None
     if folder is not None and not _is_folder(folder):
         raise UserError(f"The data_dir {folder} is not there; expected a readable folder; make it or correct the path.")
@@ -90,6 +90,12 @@ def load_images(
     if found is None:
         raise _not_found(name, split, folder, reasons)
     return _image_set(key, split, *found)
+
+
+@functools.cache  # Part of the package, and of read-only arrays: unpacked once a process.
+def _embedded(split: str) -> ImageSet:
+    images, labels, _ = _require(local.find_in_folder(EMBEDDED_FOLDER, EMBEDDED, split))
+    return _image_set(EMBEDDED, split, images, labels, f"{EMBEDDED}, embedded in gen_jax")
 
 
 def _from_data_dir(data_dir: pathlib.Path | None, key: str, split: str, reasons: list[str]) -> local.Found | None:

@@ -1,5 +1,6 @@
 """Extractors, where they come from, and what judging by them says of data, noise and the same data again."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -134,10 +135,12 @@ def test_judge_tells_better_samples_from_worse(extractor, images):
     assert by_kind[2][f"precision_{NAME}"] < 0.1
 
 
-@pytest.mark.parametrize(("num_real", "num_fake", "few"), [(10_000, 10_000, 0.0), (9999, 10_000, 1.0), (30, 40, 1.0)])
-def test_too_few_examples_are_a_number(num_real: int, num_fake: int, few: float):
-    """Below 10,000 of either the flag is 1, beside the numbers; without probabilities there is no inception score."""
-    points = np.random.default_rng(0).standard_normal((10_000, 2))
+@pytest.mark.parametrize(("num_real", "num_fake", "few"), [(400, 400, 0.0), (399, 400, 1.0), (30, 40, 1.0)])
+def test_too_few_examples_are_a_number(monkeypatch, num_real: int, num_fake: int, few: float):
+    """Below 10,000, here 400, of either the flag is 1, beside the numbers; without probabilities no inception score."""
+    assert features.MIN_EXAMPLES == 10_000
+    monkeypatch.setattr(features, "MIN_EXAMPLES", 400)
+    points = np.random.default_rng(0).standard_normal((400, 2))
     found = features.judge_features(
         "x", points[:num_real], points[:num_fake], seed=0, num_resamples=2, max_neighbour_examples=50
     )
@@ -211,15 +214,18 @@ def test_judge_refuses_a_handful():
 
 
 MODEL = SmallClassifier(3, (4, 6), 5)
+init, classify = jax.jit(MODEL.init), jax.jit(functools.partial(MODEL.apply, method="classify"))
 SHAPE = (12, 10, 3)
+
+
+@functools.cache
+def params_of(seed: int):
+    return jax.tree.map(np.asarray, init(rng.root(seed), np.zeros((1, *SHAPE), np.float32))["params"])
 
 
 def write_run(folder: pathlib.Path, ema: bool = False, experiment: str = "classifier"):
     """A workdir with one checkpoint of random parameters; returns those to evaluate with."""
-    init = jax.jit(MODEL.init)
-    kept, average = (
-        jax.tree.map(np.asarray, init(rng.root(seed), np.zeros((1, *SHAPE), np.float32))["params"]) for seed in (1, 2)
-    )
+    kept, average = (params_of(seed) for seed in (1, 2))
     folder.mkdir()
     model = {"num_classes": 3, "channels": [4, 6], "num_features": 5, "dropout": 0.5}
     train = {"ema_decay": 0.9 if ema else 0.0, "ema_half_life": ""}
@@ -249,7 +255,7 @@ def test_a_run_is_an_extractor_by_its_data_and_digest(tmp_path, ema: bool):
     found = features.load(str(tmp_path / "run"), SHAPE)
     assert found.name == f"classifier_my_photos_v1_{features.digest(params)[:8]}"
     x = np.random.default_rng(0).random((6, *SHAPE), np.float32)
-    expected, logits = MODEL.apply({"params": params}, x, method="classify")
+    expected, logits = classify({"params": params}, x)
     np.testing.assert_allclose(found.extract(x)[0], expected, atol=1e-5)
     np.testing.assert_allclose(found.extract(x)[1], jax.nn.softmax(logits), atol=1e-6)
     with pytest.raises(UserError, match=r"\(12, 10, 3\), not \(28, 28, 1\)"):

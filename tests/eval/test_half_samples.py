@@ -104,7 +104,7 @@ def test_covers_the_kernel_distance_of_gaussians():
     assert 0.75 < ratio < 1.3
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.7])
+@pytest.mark.parametrize("shift", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_covers_what_neighbours_measure(shift: float):
     """It holds the expectation at that N of sets of 200, and its s is from 1 to √2 times the values' own deviation."""
 

@@ -20,7 +20,6 @@ from gen_jax import cli, rng, run
 from gen_jax.contracts import Grid, Panels, UserError
 from gen_jax.data import ImageBatches
 from gen_jax.train import loop
-from gen_jax.train.parallel import to_host
 
 MODULES = (autoencoder, sparse_autoencoder, contractive_autoencoder, denoising_autoencoder)
 
@@ -36,6 +35,18 @@ def build(module, sources=None, **changes):
     config.train.batch_size = 8
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return module.build(config, sources or (source(), source(seed=1)))
+
+
+def start(experiment):
+    """A state before the first step whose weights NumPy draws: to compile `init` takes longer than what is tested."""
+    shapes = jax.eval_shape(experiment.init, rng.root(0))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: random.normal(0, 0.2, a.shape).astype(a.dtype), shapes.params)
+    rest = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), (shapes.model_state, shapes.opt_state))
+    ema_params = None if shapes.ema_params is None else params
+    return shapes.replace(
+        step=np.int32(0), params=params, ema_params=ema_params, model_state=rest[0], opt_state=rest[1], key=rng.root(0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +110,7 @@ def test_a_share_of_pixels_out_of_range_is_refused(kind, level):
 
 def test_more_units_on_than_there_are_is_no_matter_where_k_is_not_used():
     experiment = build(sparse_autoencoder, objective__sparsity="l1", objective__k=1000)
-    assert "pca_squared_error" not in experiment.assess(to_host(experiment.init(rng.root(0))))
+    assert "pca_squared_error" not in experiment.assess(start(experiment))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -143,7 +154,7 @@ def test_images_that_the_stages_do_not_divide_are_refused():
 def test_colour_images_and_images_without_labels(module):
     none = np.full(48, -1, np.int32)
     experiment = build(module, (source(shape=(8, 12, 3), labels=none), source(shape=(8, 12, 3), labels=none, seed=1)))
-    state = to_host(experiment.init(rng.root(0)))
+    state = start(experiment)
     numbers = experiment.assess(state)
     assert not any("probe" in name for name in numbers)
     assert all(np.isfinite(value) for value in numbers.values())
@@ -158,7 +169,7 @@ def test_labels_that_no_probe_can_be_fitted_to_do_not_cost_a_run_its_pictures(mo
     """One class, and a class of one example."""
     labels = labels.copy() if not labels.any() else 1 - labels
     experiment = build(module, (source(labels=labels), source(labels=labels, seed=1)))
-    state = to_host(experiment.init(rng.root(0)))
+    state = start(experiment)
     numbers = experiment.assess(state)
     assert not any("probe" in name for name in numbers)
     assert all(np.isfinite(value) for value in numbers.values())
@@ -166,7 +177,7 @@ def test_labels_that_no_probe_can_be_fitted_to_do_not_cost_a_run_its_pictures(mo
 
 def test_a_code_of_one_number_has_no_sparseness_and_writes_no_nan():
     numbers = build(sparse_autoencoder, model__latent_dim=1, objective__k=1, objective__k_start=1)
-    found = numbers.assess(to_host(numbers.init(rng.root(0))))
+    found = numbers.assess(start(numbers))
     assert "hoyer_sparseness" not in found and found["active_units"] == 1
 
 
@@ -177,28 +188,27 @@ def test_a_code_of_one_number_has_no_sparseness_and_writes_no_nan():
         {"model__network": "conv", "model__channels": (4, 8), "model__tied": True},
         {"model__tied": True, "model__hidden": (), "objective__error": "squared_error", "model__output": "linear"},
         {"model__latent_dim": 1, "objective__l2": 0.1},
-        {"model__latent_dim": 300},
+        {"model__latent_dim": 70},
     ],
     ids=["conv", "tied conv", "linear", "a code of one number", "a code larger than the image"],
 )
 def test_every_kind_of_network_trains_is_judged_and_drawn(changes):
     experiment = build(autoencoder, **changes)
-    state, metrics = jax.jit(experiment.train_step)(experiment.init(rng.root(0)), experiment.train_source.batches(0, 2))
+    state, metrics = jax.jit(experiment.train_step)(start(experiment), experiment.train_source.batches(0, 2))
     assert np.all(np.isfinite(metrics["loss"]))
     assert experiment.assess(state)["pca_squared_error"] >= 0
     pictures = experiment.pictures(state)
     assert pictures["reconstructions"].images.shape[:2] == (6, 10)
     assert ("filters" in pictures) == (changes.get("model__network") != "conv")
     assert isinstance(pictures["codes"], Panels)
-    samples = experiment.sample(state, jax.random.split(jax.random.key(0), 4))
+    samples = jax.jit(experiment.sample)(state, jax.random.split(jax.random.key(0), 4))
     assert samples.shape == (4, 8, 8, 1) and samples.min() >= 0 and samples.max() <= 1
 
 
 @pytest.mark.parametrize("sparsity", ["k_sparse", "kl", "l1"])
 def test_the_sparse_code_is_as_sparse_as_it_is_said_to_be(sparsity):
     experiment = build(sparse_autoencoder, objective__sparsity=sparsity, eval__alpha=2.0)
-    state = experiment.init(rng.root(0))
-    numbers = experiment.assess(to_host(state))
+    numbers = experiment.assess(start(experiment))
     if sparsity == "k_sparse":
         assert numbers["active_units"] == 8  # α k = 2 · 4.
     else:
@@ -209,9 +219,10 @@ def test_the_sparse_code_is_as_sparse_as_it_is_said_to_be(sparsity):
 def test_the_twins_begin_alike_and_the_contraction_of_one_leaves_the_other_alone():
     strong, none = (build(contractive_autoencoder, objective__weight=weight) for weight in (10.0, 0.0))
     batch = strong.train_source.batches(0, 2)
-    (a, _), (b, _) = (jax.jit(e.train_step)(e.init(rng.root(0)), batch) for e in (strong, none))
-    start = strong.init(rng.root(0)).params
-    jax.tree.map(np.testing.assert_array_equal, start["model"], start["plain"])
+    init = jax.jit(strong.init)(rng.root(0))  # Of both: they differ in a weight of the loss.
+    (a, _), (b, _) = (jax.jit(e.train_step)(init, batch) for e in (strong, none))
+    first = init.params
+    jax.tree.map(np.testing.assert_array_equal, first["model"], first["plain"])
     jax.tree.map(np.testing.assert_array_equal, a.params["plain"], b.params["plain"])
     moved = np.abs(a.params["model"]["encoder_0"]["kernel"] - b.params["model"]["encoder_0"]["kernel"])
     assert moved.max() > 1e-3
@@ -220,20 +231,24 @@ def test_the_twins_begin_alike_and_the_contraction_of_one_leaves_the_other_alone
 
 
 def test_a_finished_run_says_what_was_assessed_and_evaluation_says_it_again(tmp_path):
+    images, labels = np.random.default_rng(0).integers(0, 256, (96, 8, 8), np.uint8), np.arange(96) % 3
+    np.savez(tmp_path / "mine.npz", x_train=images[:64], y_train=labels[:64], x_test=images[64:], y_test=labels[64:])
     config = sparse_autoencoder.get_config("tiny")
-    experiment = sparse_autoencoder.build(config)
-    outcome = loop.train(experiment, config, tmp_path, say=lambda line: None, show_progress=False)
-    written = json.loads((tmp_path / "results.json").read_text())
+    config.data.name, config.data.dir = "mine", str(tmp_path)
+    config.train.batch_size = config.eval.batch_size = 16
+    experiment, folder = sparse_autoencoder.build(config), tmp_path / "run"
+    outcome = loop.train(experiment, config, folder, say=lambda line: None, show_progress=False)
+    written = json.loads((folder / "results.json").read_text())
     assert written == {"step": 40} | outcome.results
     assert {"squared_error", "sparse_probe_error_percent", "dead_units"} <= outcome.results.keys()
-    assert "sparse_probe_error_percent" in (tmp_path / "README.md").read_text()
-    again = run.load(tmp_path).evaluate()
+    assert "sparse_probe_error_percent" in (folder / "README.md").read_text()
+    again = run.load(folder).evaluate()
     assert again.keys() == outcome.results.keys()
     assert again["sparse_probe_error_percent"] == outcome.results["sparse_probe_error_percent"]
     # The metrics file has only what does not depend on whether the run was interrupted.
-    assert "probe" not in (tmp_path / "metrics.jsonl").read_text()
-    once_more = loop.train(experiment, config, tmp_path, say=lambda line: None, show_progress=False)
+    assert "probe" not in (folder / "metrics.jsonl").read_text()
+    once_more = loop.train(experiment, config, folder, say=lambda line: None, show_progress=False)
     assert once_more.results == outcome.results
-    (tmp_path / "results.json").write_text("{")
-    damaged = loop.train(experiment, config, tmp_path, say=lambda line: None, show_progress=False)
+    (folder / "results.json").write_text("{")
+    damaged = loop.train(experiment, config, folder, say=lambda line: None, show_progress=False)
     assert damaged.results["squared_error"] == outcome.results["squared_error"]

@@ -25,12 +25,12 @@ def test_every_preset_is_valid(preset: str):
 def test_the_interval_is_about_the_accuracy():
     """The ends are Wilson's for the accuracy that the evaluation finds, which they hold."""
     experiment = classifier.build(classifier.get_config("tiny"))
-    layout, state = Layout("jit", jax.devices()[:1]), experiment.init(rng.root(0))
+    layout, state = Layout("jit", jax.devices()[:1]), jax.jit(experiment.init)(rng.root(0))
     means = evaluate(layout.wrap_eval(experiment.eval_step), layout.put_state(state), experiment.test_source, layout)
     accuracy = experiment.report(means)["accuracy_percent"]
     assert 2 < accuracy < 40, "so that what is wrong is told from what is right"
     expected = scipy.stats.binomtest(round(10 * accuracy), 1000).proportion_ci(method="wilson")
-    found = experiment.assess(experiment.init(rng.root(0)))
+    found = experiment.assess(state)
     ends = [found["accuracy_percent_low"], found["accuracy_percent_high"]]
     np.testing.assert_allclose(ends, [100 * end for end in expected], atol=1e-6)
     assert ends[0] < accuracy < ends[1]
@@ -80,7 +80,7 @@ def test_features_that_make_no_plane_are_left_out(tmp_path, num_test: int, num_f
     config = config_of(write_set(tmp_path / "data", [], num_test))
     config.model.num_features = num_features
     experiment = classifier.build(config)
-    state = experiment.init(rng.root(0))
+    state = jax.jit(experiment.init)(rng.root(0))
     pictures = experiment.pictures(state)
     others = {"predictions", "mistakes", "confusion", "class_images"}
     assert pictures.keys() == (others | {"features"} if drawn else others)

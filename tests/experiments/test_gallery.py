@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,7 +49,21 @@ def test_a_run_that_fails_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_it_is_drawn_of_runs_that_are_finished(tmp_path, monkeypatch):
+def leave_a_picture(words, log):
+    """What is left of a run that has been finished."""
+    log.write_text("")
+    module, preset, place = words[1:]
+    assert (words[0], module, preset) == ("-m", "experiments.gan_ring", "--preset=tiny")
+    pictures = pathlib.Path(place.removeprefix("--workdir=")) / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 20), "red").save(pictures / "samples.png")
+    return ""
+
+
+@pytest.mark.parametrize("trained", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_it_is_drawn_of_runs_that_are_finished(trained, tmp_path, monkeypatch):
+    if not trained:
+        monkeypatch.setattr(gallery.running, "run", leave_a_picture)
     tile = gallery.Tile("gan_ring", "tiny", "samples")
     monkeypatch.setattr(gallery, "ROWS", ((tile,), (tile, tile)))
     words = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'grid.png'}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -13,11 +14,12 @@ import trimesh
 from PIL import Image
 
 import gen_jax
-from experiments import nerf, tiny_nerf
+from experiments import gan_ring, nerf, tiny_nerf
 from gen_jax import cli, rng, run
+from gen_jax.checkpoint import Checkpoints
 from gen_jax.contracts import UserError
 from gen_jax.data.analytic_scene import analytic_scene
-from gen_jax.train import loop
+from gen_jax.train import loop, workdir
 from gen_jax.train.evaluation import evaluate
 from gen_jax.train.parallel import Layout
 
@@ -54,6 +56,7 @@ def trained(tmp_path_factory):
     scene = write_blender(folder / "scene")
     cli.main("nerf", [
         "--preset=tiny", "--config.data.name=files", f"--data_dir={folder / 'scene'}", f"--workdir={folder / 'run'}",
+        "--config.train.eval_every=40 steps", "--config.train.accumulate=1", "--config.train.steps_per_call=1",
     ])  # fmt: skip
     return folder, scene
 
@@ -128,11 +131,14 @@ def test_what_cannot_be_rendered_says_so_in_a_sentence(trained, tmp_path):
     ):
         with pytest.raises(SystemExit, match=message):
             cli.main("nerf", [*arguments, f"--workdir={folder / 'run'}"])
-    loop.train(run.find_experiment("gan_ring").build(config := run.find_experiment("gan_ring").get_config("tiny")),
-               config, tmp_path / "ring", say=lambda line: None, show_progress=False)  # fmt: skip
+    config = gan_ring.get_config("tiny")
+    workdir.write_config(tmp_path, config)
+    with contextlib.closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        checkpoints.save(1, jax.jit(gan_ring.build(config).init)(rng.root(0)))
+        checkpoints.wait()
     for mode, noun in (("render", "views"), ("mesh", "surface")):
         with pytest.raises(SystemExit, match=f"gan_ring has no {noun}; --mode={mode} is for scenes"):
-            cli.main("gan_ring", [f"--mode={mode}", f"--workdir={tmp_path / 'ring'}"])
+            cli.main("gan_ring", [f"--mode={mode}", f"--workdir={tmp_path}"])
 
 
 def test_a_field_in_device_coordinates_has_no_mesh(trained):
@@ -191,8 +197,15 @@ def test_what_the_one_page_leaves_out_is_refused(change):
         tiny_nerf.build(tiny(tiny_nerf, **change))
 
 
-@pytest.mark.parametrize("background", ["white", "black"])
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    ("module", "background"),
+    [
+        (nerf, "black"),
+        (tiny_nerf, "white"),
+        pytest.param(nerf, "white", marks=pytest.mark.slow),
+        pytest.param(tiny_nerf, "black", marks=pytest.mark.slow),
+    ],
+)
 def test_whole_views_are_judged_over_the_background_that_is_rendered(module, background):
     """With every pixel looked at, both numbers of the same views are one."""
     config = tiny(module, data__background=background, eval__stride=1, eval__num_views=3)

@@ -23,7 +23,7 @@ def _randomize(params: Any, seed: int = 1) -> Any:
 
 
 def _init(norm: Norm, *inputs: jax.Array) -> tuple[Any, Any]:
-    variables = dict(norm.init(jax.random.key(0), *inputs))
+    variables = dict(jax.jit(norm.init)(jax.random.key(0), *inputs))
     return _randomize(variables.pop("params", {})), variables
 
 
@@ -66,16 +66,20 @@ def test_conditional_batch_norm(train: bool, shape: tuple[int, ...]):
     params, state = _init(plain, x)
     table_params, _ = _init(by_class, x, label)
 
+    @jax.jit
     def normed(gain: Any, bias: Any) -> jax.Array:
-        variables = {"params": {"BatchNorm_0": {"scale": jnp.asarray(gain), "bias": jnp.asarray(bias)}}, **state}
+        variables = {"params": {"BatchNorm_0": {"scale": gain, "bias": bias}}, **state}
         return plain.apply(variables, x, train=train, mutable=["batch_stats"])[0]
 
     gain, bias = params["BatchNorm_0"]["scale"], params["BatchNorm_0"]["bias"]
     equal = {"scale": {"embedding": jnp.tile(gain, (3, 1))}, "bias": {"embedding": jnp.tile(bias, (3, 1))}}
-    found = by_class.apply({"params": equal, **state}, x, label, train=train, mutable=["batch_stats"])[0]
+    by_row = jax.jit(
+        lambda params: by_class.apply({"params": params, **state}, x, label, train=train, mutable=["batch_stats"])[0]
+    )
+    found = by_row(equal)
     np.testing.assert_allclose(found, normed(gain, bias), atol=1e-5)
 
-    found = by_class.apply({"params": table_params, **state}, x, label, train=train, mutable=["batch_stats"])[0]
+    found = by_row(table_params)
     gains, biases = table_params["scale"]["embedding"], table_params["bias"]["embedding"]
     for index, row in enumerate([2, 0, 1, 2, 2]):
         np.testing.assert_allclose(found[index], normed(gains[row], biases[row])[index], atol=1e-5)
@@ -111,20 +115,26 @@ def test_spectral_norm_against_the_singular_values(kind: str):
     """After enough steps the layer is that of its kernel divided by numpy's largest singular value."""
     x = {"dense": jnp.eye(6), "conv": jnp.asarray(_images().reshape(1, 10, 12, 1)), "embed": jnp.arange(6)}[kind]
     module = _Spectral(kind)
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
     params, state = variables["params"], variables["batch_stats"]
     (kernel,) = jax.tree.leaves(params)
     largest = np.linalg.svd(np.asarray(kernel).reshape(-1, 4), compute_uv=False)[0]
     scaled = jax.tree.map(lambda a: a / largest, params)
-    expected = _Spectral(kind, spectral=False).apply({"params": scaled}, x)
+    expected = jax.jit(_Spectral(kind, spectral=False).apply)({"params": scaled}, x)
+
+    @jax.jit
+    def step(now: Any) -> tuple[jax.Array, Any]:
+        found, new = module.apply({"params": params, "batch_stats": now}, x, True, mutable=["batch_stats"])
+        return found, new["batch_stats"]
+
+    settled = jax.jit(lambda now: module.apply({"params": params, "batch_stats": now}, x))
 
     def steps(count: int) -> jax.Array:
         found, now = jnp.zeros(()), state
         for _ in range(count):
-            found, new = module.apply({"params": params, "batch_stats": now}, x, True, mutable=["batch_stats"])
-            now = new["batch_stats"]
+            found, now = step(now)
         # Without training the norm is the one that training has left, and nothing is updated.
-        np.testing.assert_allclose(module.apply({"params": params, "batch_stats": now}, x), found, rtol=0.2, atol=0.1)
+        np.testing.assert_allclose(settled(now), found, rtol=0.2, atol=0.1)
         return found
 
     assert float(jnp.max(jnp.abs(steps(1) - expected))) > 1e-3
@@ -137,11 +147,11 @@ def test_spectral_norm_is_differentiated():
     """The gradient of W / σ(W) is orthogonal to W, since scaling W changes nothing."""
     x = jnp.asarray(np.random.default_rng(2).standard_normal((3, 6)), jnp.float32)
     module = _Spectral("dense")
-    variables = module.init(jax.random.key(0), x)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
 
     def loss(params: Any) -> jax.Array:
         return jnp.sum(jnp.sin(module.apply({"params": params, "batch_stats": variables["batch_stats"]}, x)))
 
-    gradient = jax.grad(loss)(variables["params"])["layer"]["kernel"]
+    gradient = jax.jit(jax.grad(loss))(variables["params"])["layer"]["kernel"]
     assert abs(float(jnp.vdot(gradient, variables["params"]["layer"]["kernel"]))) < 1e-5
     assert float(jnp.linalg.norm(gradient)) > 0.1

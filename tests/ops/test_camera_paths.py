@@ -18,16 +18,16 @@ BEFORE = Outlook(np.eye(3), np.zeros(3), np.array([0.0, 0.0, -5.0]), 5.0, 0.0, n
 
 @pytest.mark.parametrize(("name", "outlook"), [("orbit", AROUND), ("spiral", BEFORE)])
 def test_paths_are_rigid_closed_and_look_at_the_focus(name, outlook):
-    camera = cameras.pinhole(100.0, 64, 64)
+    camera, project = cameras.pinhole(100.0, 64, 64), jax.jit(cameras.project)
     poses = camera_paths.path_poses(name, outlook, 7)
     assert poses.shape == (7, 3, 4)
     for pose in poses:
         np.testing.assert_allclose(pose[:, :3].T @ pose[:, :3], np.eye(3), atol=1e-6)
         np.testing.assert_allclose(np.linalg.det(pose[:, :3]), 1, atol=1e-6)
-        pixel, depth = cameras.project(camera, jnp.asarray(pose), jnp.asarray(outlook.focus, jnp.float32))
+        pixel, depth = project(camera, jnp.asarray(pose), jnp.asarray(outlook.focus, jnp.float32))
         np.testing.assert_allclose(pixel, [32, 32], atol=1e-3)
         assert depth > 0
-    at = camera_paths.pose_at(name, outlook)
+    at = jax.jit(camera_paths.pose_at(name, outlook))
     np.testing.assert_allclose(at(jnp.float32(1.0)), at(jnp.float32(0.0)), atol=1e-5)
 
 

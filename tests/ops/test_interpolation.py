@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen_jax.ops.interpolation import trilinear
+from gen_jax.ops import interpolation
 
+trilinear = jax.jit(interpolation.trilinear)
 SHAPE = (4, 5, 3)
 
 
@@ -20,7 +21,7 @@ def test_functions_linear_in_each_coordinate_are_exact():
     grid = jnp.asarray(multilinear(np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)))
     places = np.random.default_rng(0).uniform(0, np.array(SHAPE) - 1, (200, 3))
     places = np.concatenate([places, [[0, 0, 0], [3, 4, 2], [3, 1.5, 0], [1, 4, 2]]])
-    found = jax.vmap(lambda place: trilinear(grid, place))(jnp.asarray(places, jnp.float32))
+    found = jax.jit(jax.vmap(lambda place: trilinear(grid, place)))(jnp.asarray(places, jnp.float32))
     np.testing.assert_allclose(found, multilinear(places), rtol=1e-5, atol=1e-5)
 
 

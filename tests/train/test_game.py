@@ -72,32 +72,34 @@ def _at(batches: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
     return {name: array[step] for name, array in batches.items()}
 
 
-def _loss_and_grads(player: Player, params: Any, model_state: Any, key: Any, batch: Any) -> Any:
-    def loss(own: Any) -> Any:
+def _update(player: Player, params: Any, opt_state: Any, model_state: Any, key: Any, batch: Any) -> Any:
+    def loss_of(own: Any) -> Any:
         return player.objective(params | {player.name: own}, model_state, key, batch)
 
-    return jax.value_and_grad(loss, has_aux=True)(params[player.name])
+    (loss, (model_state, _)), grads = jax.value_and_grad(loss_of, has_aux=True)(params[player.name])
+    updates, opt_state = player.tx.update(grads, opt_state, params[player.name])
+    new = optax.apply_updates(params[player.name], updates)
+    return player.project(new) if player.project else new, opt_state, model_state, loss
 
 
 def _by_hand(state: TrainState, players: tuple[Player, ...], batches: dict[str, np.ndarray], rounds: int) -> Any:
     """The game as plain loops: parameters, optimisers, model state and losses."""
     params, opt_state, model_state = dict(state.params), dict(state.opt_state), state.model_state
     losses: dict[str, list[list[float]]] = {player.name: [] for player in players}
+    updates = {player.name: jax.jit(functools.partial(_update, player)) for player in players}
     for step in range(rounds):
         whole = _at(batches, step)
-        for player in players:
-            losses[player.name].append([])
+        for name, player in zip(updates, players, strict=True):
+            losses[name].append([])
             for number in range(player.updates):
-                key = jax.random.fold_in(rng.stream(rng.at_step(rng.root(3), step), player.name), number)
+                key = jax.random.fold_in(rng.stream(rng.at_step(rng.root(3), step), name), number)
                 parts = player.parts or player.updates
                 # Every example to one update of the round: the j-th to update j mod k.
-                batch = {name: array[number % parts :: parts] for name, array in whole.items()} | {"step": step}
-
-                (loss, (model_state, _)), grads = _loss_and_grads(player, params, model_state, key, batch)
-                updates, opt_state[player.name] = player.tx.update(grads, opt_state[player.name], params[player.name])
-                new = optax.apply_updates(params[player.name], updates)
-                params[player.name] = player.project(new) if player.project else new
-                losses[player.name][-1].append(float(loss))
+                batch = {key: array[number % parts :: parts] for key, array in whole.items()} | {"step": step}
+                params[name], opt_state[name], model_state, loss = updates[name](
+                    params, opt_state[name], model_state, key, batch
+                )
+                losses[name][-1].append(float(loss))
     return params, opt_state, model_state, losses
 
 
@@ -138,19 +140,19 @@ def test_the_order_of_play(first: str):
     x, y = Player("x", _bilinear(1.0), tx), Player("y", _bilinear(-1.0), tx, updates=2, parts=1)
     players = (x, y) if first == "x" else (y, x)
     state = init_game({"x": jnp.float32(1), "y": jnp.float32(2)}, players, rng.root(0))
-    state, metrics = make_alternating_step(players)(state, {"index": np.arange(4)})
+    state, metrics = jax.jit(make_alternating_step(players))(state, {"index": np.arange(4)})
     expected = {"x": (0.8, 2 + 2 * 0.1 * 0.8), "y": (1 - 0.1 * 2.2, 2.2)}[first]
     assert (float(state.params["x"]), float(state.params["y"])) == pytest.approx(expected)
     # The run's `loss` is the first player's, unless another is asked for.
     assert float(metrics["loss"]) == float(metrics[f"{first}/loss"])
-    _, other = make_alternating_step(players, loss_of="x")(state, {"index": np.arange(4)})
+    _, other = jax.jit(make_alternating_step(players, loss_of="x"))(state, {"index": np.arange(4)})
     assert float(other["loss"]) == float(other["x/loss"])
 
 
 def test_metrics():
     """Losses, terms and norms by player; the gradient's is of the player's own parameters, before clipping."""
     players = _players(2, d_tx=optax.sgd(1.0), g_tx=optax.sgd(1.0))
-    state, metrics = make_alternating_step(players)(_start(players), _at(_batches(1), 0))
+    state, metrics = jax.jit(make_alternating_step(players))(_start(players), _at(_batches(1), 0))
     names = {"loss", *(f"discriminator/{n}" for n in ("loss", "gap", "step", "grad_norm", "param_norm"))}
     assert set(metrics) == names | {f"generator/{n}" for n in ("loss", "grad_norm", "param_norm")}
     assert all(np.shape(value) == () for value in metrics.values())
@@ -159,7 +161,7 @@ def test_metrics():
     norm = float(jnp.linalg.norm(state.params["discriminator"]["w"]))
     assert float(metrics["discriminator/param_norm"]) == pytest.approx(norm, rel=1e-6)
     clipped = (dataclasses.replace(players[0], clip_norm=1e-3), players[1])
-    after, clipped_metrics = make_alternating_step(clipped)(_start(players), _at(_batches(1), 0))
+    after, clipped_metrics = jax.jit(make_alternating_step(clipped))(_start(players), _at(_batches(1), 0))
     moved = after.params["discriminator"]["w"] - _start(players).params["discriminator"]["w"]
     assert 1e-3 < float(jnp.linalg.norm(moved)) < 2.001e-3  # Two updates, hardly turned.
     assert float(clipped_metrics["discriminator/grad_norm"]) > 0.1
@@ -191,7 +193,7 @@ def test_the_average_is_the_generators():
         np.testing.assert_array_equal(state.eval_params["discriminator"]["w"], state.params["discriminator"]["w"])
     np.testing.assert_allclose(state.eval_params["generator"]["g"], expected, rtol=1e-5)
     assert np.abs(expected - state.params["generator"]["g"]).max() > 1e-3
-    ramped = make_alternating_step(players, ema=Ema(half_life=8.0, ramp_up=1.0))
+    ramped = jax.jit(make_alternating_step(players, ema=Ema(half_life=8.0, ramp_up=1.0)))
     after, _ = ramped(_start(players, ema=True), _at(batches, 0))
     halfway = 0.5 * (_start(players).params["generator"]["g"] + after.params["generator"]["g"])  # Round 1: h = 1.
     np.testing.assert_allclose(after.ema_params["generator"]["g"], halfway, rtol=1e-5)
@@ -248,9 +250,10 @@ def test_several_rounds_a_call_equal_single_calls():
     many, metrics = jax.jit(make_alternating_step(players, steps_per_call=3, **options))(
         _start(players, ema=True), batches
     )
+    single_step = jax.jit(make_alternating_step(players, **options))
     one, losses = _start(players, ema=True), []
     for i in range(3):
-        one, single = jax.jit(make_alternating_step(players, **options))(one, _at(batches, i))
+        one, single = single_step(one, _at(batches, i))
         losses.append(float(single["loss"]))
     _CLOSE(metrics["loss"], losses)
     np.testing.assert_array_equal(metrics["discriminator/step"], [0, 1, 2])
@@ -269,12 +272,13 @@ def test_every_update_has_noise_of_its_own():
 
     players = (Player("a", record, optax.sgd(0.1)), Player("b", record, optax.sgd(0.1)))
     state = init_game({"a": jnp.float32(0), "b": jnp.float32(0)}, players, rng.root(0))
+    step = jax.jit(make_alternating_step(players))
     for i in range(2):
-        state, metrics = make_alternating_step(players)(state, {"index": np.arange(4)})
+        state, metrics = step(state, {"index": np.arange(4)})
         seen |= {f"{name}{i}": int(metrics[f"{name}/bits"]) for name in ("a", "b")}
     twice = (dataclasses.replace(players[0], updates=2),)
     start = init_game({"a": jnp.float32(0), "b": jnp.float32(0)}, players, rng.root(0))
-    _, metrics = make_alternating_step(twice)(start, {"index": np.arange(4)})
+    _, metrics = jax.jit(make_alternating_step(twice))(start, {"index": np.arange(4)})
     seen["second"] = round(2 * float(metrics["a/bits"])) - seen["a0"]
     assert len(set(seen.values())) == 5
     assert float(metrics["a/index"]) == 3  # Half of 0 + 1 + 2 + 3: each example was seen once.
@@ -301,7 +305,7 @@ def test_a_value_that_is_not_finite_shows():
     """Of one update in the middle of a round: in the loss that the loop looks at, and in the gradient's norm."""
     players, batch = _players(4, clip_norm=1.0), _at(_batches(1), 0)
     batch["x"][2] = np.nan  # Of the third update.
-    _, metrics = make_alternating_step(players)(_start(players), batch)
+    _, metrics = jax.jit(make_alternating_step(players))(_start(players), batch)
     assert not any(np.isfinite(metrics[name]) for name in ("loss", "discriminator/loss", "discriminator/grad_norm"))
 
 

@@ -66,7 +66,7 @@ def test_the_score_of_the_posterior_mean_is_exact(sigma: float):
         return jax.nn.logsumexp(-0.5 * squares + np.log(weights) - 0.5 * np.log(np.linalg.det(noisy)))
 
     with jax.enable_x64(True):
-        expected = jax.vmap(jax.grad(log_density))(jnp.asarray(grid))
+        expected = jax.jit(jax.vmap(jax.grad(log_density)))(jnp.asarray(grid))
         found = sampling.score(posterior_mean, jnp.asarray(grid).reshape(-1, 1, 1, 2), sigma)
         assert found.shape == (63, 1, 1, 2)
         np.testing.assert_allclose(found.reshape(-1, 2), expected, rtol=1e-6, atol=1e-9)
@@ -106,7 +106,9 @@ def test_a_trained_denoiser_knows_the_score():
     def run(state: Any, batch: Any) -> Any:
         return jax.lax.scan(lambda state, _: (step(state, batch)[0], None), state, length=num_steps)[0]
 
-    params = jax.jit(run)(init_state(params, tx, rng.root(1)), data).params
+    # Runs for longer than it is compiled.
+    options = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
+    params = jax.jit(run, compiler_options=options)(init_state(params, tx, rng.root(1)), data).params
     grid = np.linspace(-4, 4, 401)
     density = _line_density(grid, _SIGMA)
     grid = grid[density > 0.01 * density.max()]
@@ -115,7 +117,7 @@ def test_a_trained_denoiser_knows_the_score():
     def denoise(x: jax.Array) -> jax.Array:
         return sampling.reconstruct(params, x, model=model)
 
-    found = sampling.score(denoise, jnp.asarray(grid, jnp.float32).reshape(-1, *shape), _SIGMA).ravel()
+    found = jax.jit(lambda x: sampling.score(denoise, x, _SIGMA))(jnp.float32(grid).reshape(-1, *shape)).ravel()
     expected = _line_score(grid, _SIGMA)
     error = np.asarray(found, np.float64) - expected
     assert np.abs(error).max() < 0.02 * np.sqrt(np.mean(expected**2))

@@ -1,5 +1,6 @@
 """The classifier's loss, evaluation, pictures and climbs against closed forms and scipy."""
 
+import functools
 import types
 
 import jax
@@ -16,9 +17,14 @@ MODEL = SmallClassifier(num_classes=3, channels=(4, 6), num_features=5, dropout=
 SHAPE = (9, 7, 2)
 
 
+# By itself each operation of a network would be compiled alone.
+objective = jax.jit(objective, static_argnames="model")
+class_images = jax.jit(class_images, static_argnames=("model", "image_shape", "weight", "num_steps", "step_size"))
+
+
 @pytest.fixture(scope="module")
 def params():
-    found = MODEL.init(rng.root(0), jnp.zeros((1, *SHAPE)))["params"]
+    found = jax.jit(MODEL.init)(rng.root(0), jnp.zeros((1, *SHAPE)))["params"]
     biases = iter(np.random.default_rng(0).normal(0, 0.3, 100))
     return jax.tree.map(lambda a: a + jnp.float32(next(biases)) if a.ndim == 1 else a, found)
 
@@ -61,7 +67,7 @@ def test_the_network_is_its_loops(params):
     x = np.random.default_rng(1).random((4, *SHAPE))
     with jax.enable_x64(True):
         doubled = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
-        found = MODEL.apply({"params": doubled}, x, method="classify")
+        found = jax.jit(lambda p, x: MODEL.apply({"params": p}, x, method="classify"))(doubled, x)
     for one, expected in zip(found, slow_network(params, x), strict=True):
         np.testing.assert_allclose(one, expected, rtol=1e-9, atol=1e-10)
 
@@ -70,7 +76,7 @@ def test_the_network_is_its_loops(params):
 @pytest.mark.parametrize("label", [0, 1, 2])
 def test_cross_entropy_is_scipys(logits: list[float], label: int):
     """It is minus the log-softmax, also where a probability underflows; its gradient is softmax minus one-hot."""
-    value, gradient = jax.value_and_grad(cross_entropy)(jnp.array(logits), jnp.array(label))
+    value, gradient = jax.jit(jax.value_and_grad(cross_entropy))(jnp.array(logits), jnp.array(label))
     assert value == pytest.approx(-scipy.special.log_softmax(logits)[label], rel=1e-6, abs=1e-6)
     np.testing.assert_allclose(gradient, scipy.special.softmax(logits) - np.eye(3)[label], atol=1e-6)
 
@@ -102,7 +108,7 @@ def test_dropout_belongs_to_the_example(params):
 def test_values_are_of_each_example_without_dropout(params):
     """Each test image has its own cross-entropy and whether it is right; the report has per cent and nats."""
     batch = batch_of(8)
-    found = evaluation.class_values(params, rng.root(0), batch, model=MODEL)
+    found = jax.jit(functools.partial(evaluation.class_values, model=MODEL))(params, rng.root(0), batch)
     _, logits = slow_network(params, batch["image"] / 255)
     expected = -scipy.special.log_softmax(logits, axis=1)[np.arange(8), batch["label"]]
     np.testing.assert_allclose(found["cross_entropy"], expected, rtol=1e-4)
@@ -178,7 +184,7 @@ def test_a_climb_raises_the_score(params):
     keys = rng.per_example(rng.root(0), np.arange(12))
     arguments = {"model": model, "image_shape": SHAPE}
     start, end = (class_images(params, keys, labels, num_steps=n, **arguments) for n in (0, 30))
-    before, after = (model.apply({"params": params}, x) for x in (start, end))
+    before, after = (jax.jit(model.apply)({"params": params}, x) for x in (start, end))
     rows = np.arange(12)
     assert (after[rows, labels] > before[rows, labels]).all()
     assert (np.asarray(end) >= 0).all() and (np.asarray(end) <= 1).all()
@@ -187,8 +193,9 @@ def test_a_climb_raises_the_score(params):
 def test_random_climbs_draw_their_class_from_their_key(params):
     """All classes are drawn, and image i is `class_images` of key i and its class."""
     keys = rng.per_example(rng.root(0), np.arange(12))
-    found = sampling.random_class_images(params, keys, model=MODEL, image_shape=SHAPE)
-    labels = [int(jax.random.randint(rng.stream(key, "class"), (), 0, 3)) for key in keys]
+    draw = functools.partial(sampling.random_class_images, model=MODEL, image_shape=SHAPE)
+    found = jax.jit(draw)(params, keys)
+    labels = jax.jit(jax.vmap(lambda key: jax.random.randint(rng.stream(key, "class"), (), 0, 3)))(keys).tolist()
     assert set(labels) == {0, 1, 2}
     expected = class_images(params, keys, jnp.array(labels), model=MODEL, image_shape=SHAPE)
     np.testing.assert_allclose(found, expected, atol=1e-5)

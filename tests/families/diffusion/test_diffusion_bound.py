@@ -1,5 +1,7 @@
 """The whole bound: its gap for Gaussian data, its first term, and bits per dimension of data with a known entropy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def _expected_bound(process: diffusion.Process, data_variance: float, variance: 
     with jax.enable_x64(True):
         over = jax.jit(jax.vmap(jax.vmap(of_one, in_axes=(None, 0, 0)), in_axes=(0, None, None)))
         terms = np.asarray(over(jnp.arange(process.num_steps), x0, epsilon)) @ weight
-        prior = np.asarray(jax.vmap(lambda x: diffusion.l_prior(process, x))(jnp.asarray(x0))) @ weight
+        prior = np.asarray(jax.jit(jax.vmap(lambda x: diffusion.l_prior(process, x)))(x0)) @ weight
     return float(np.log(2) * (terms.sum() + prior))
 
 
@@ -86,9 +88,13 @@ def test_first_term_half_a_bin_off():
     t, epsilon = jnp.int32(0), jnp.zeros_like(x0)
     x_t = diffusion.q_sample(_LINEAR, x0, t, epsilon)
     output = jnp.stack([x0 + 1 / 255, jnp.zeros_like(x0)], axis=-1)
-    step = diffusion.reverse(_LINEAR, output, x_t[:, None], t, prediction="x0", variance="learned")
-    bits = diffusion.l_vlb(_LINEAR, x0[:, None], x_t[:, None], t, step.mean, step.log_var)
-    assert 0.5 < float(bits) < 3.0
+
+    @jax.jit
+    def bits():
+        step = diffusion.reverse(_LINEAR, output, x_t[:, None], t, prediction="x0", variance="learned")
+        return diffusion.l_vlb(_LINEAR, x0[:, None], x_t[:, None], t, step.mean, step.log_var)
+
+    assert 0.5 < float(bits()) < 3.0
 
 
 def test_terms_of_one_point():
@@ -105,7 +111,7 @@ def test_terms_of_one_point():
     steps, keys = np.array([[0, 7, 19], [3, 0, 12]]), rng.per_example(rng.root(0), jnp.arange(2))
     options = {"variance": "beta", "decoder": gaussian_log_likelihood}
     x0 = jnp.broadcast_to(c, (2, 3))
-    found = diffusion.bound_terms(process, predict, x0, keys, jnp.asarray(steps), **options)
+    found = jax.jit(lambda x0: diffusion.bound_terms(process, predict, x0, keys, jnp.asarray(steps), **options))(x0)
     beta, small = process.betas[steps], process.posterior_variance[steps]
     shift = b * beta / (process.noise[steps] * np.sqrt(1 - beta))
     divergence = 0.5 * (np.log(beta / np.where(steps, small, 1)) + (small + shift**2) / beta - 1)
@@ -134,7 +140,8 @@ def test_bound_by_simulation():
     assert error < 0.02
     assert abs(total.mean() - _expected_bound(process, 0.25, "beta")) < 4 * error
 
-    few = diffusion.variational_bound(process, predict, x0[3:5], keys[3:5], chunk_size=50, **options)
+    whole_chunk = lambda x, k: diffusion.variational_bound(process, predict, x, k, chunk_size=50, **options)  # noqa: E731
+    few = jax.jit(whole_chunk)(x0[3:5], keys[3:5])
     np.testing.assert_allclose(few["total"], bound["total"][3:5], rtol=1e-5)
     np.testing.assert_allclose(few["vlb"], bound["vlb"][3:5], rtol=1e-3, atol=1e-4)
     # What is measured besides: the error of ε, whose least value is known at each step.
@@ -173,12 +180,14 @@ def _expected_bits(num_steps: int, levels: np.ndarray, p: np.ndarray, mirrored: 
         over_noise = jax.vmap(of_one, in_axes=(None, None, 0))
         over_levels = jax.vmap(over_noise, in_axes=(None, 0, None))
 
-        @jax.jit
         def total(epsilon, x0):
-            return jax.lax.map(lambda t: x0_p @ (over_levels(t, x0, epsilon) @ weight), jnp.arange(num_steps)).sum()
+            terms = jax.lax.map(lambda t: x0_p @ (over_levels(t, x0, epsilon) @ weight), jnp.arange(num_steps))
+            return terms.sum() + x0_p @ jax.vmap(lambda x: diffusion.l_prior(process, x))(x0)
 
-        prior = x0_p @ jax.vmap(lambda x: diffusion.l_prior(process, x))(jnp.asarray(x0_levels))
-        return float(total(jnp.asarray(epsilon), jnp.asarray(x0_levels)) + prior)
+        # Of many levels it runs for longer than it is compiled.
+        options = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
+        program = jax.jit(total, compiler_options=options if len(levels) > 100 else None)
+        return float(program(jnp.asarray(epsilon), jnp.asarray(x0_levels)))
 
 
 def _limit(bits: list[float]) -> float:
@@ -231,9 +240,9 @@ def test_terms_are_of_the_constrained_step():
     """Where x_0 is held to be 0, that is what the step believes in, and its mean is the posterior's of 0."""
     process = diffusion.make_process([0.1, 0.2, 0.3])
     x0 = jnp.asarray(np.random.default_rng(0).standard_normal((4, 6)), jnp.float32)
-    found = diffusion.bound_terms(
-        process, lambda x, t: x, x0, rng.numbered(rng.root(0), "test", 4), jnp.array([2]), constrain=jnp.zeros_like
-    )
+    keys = rng.numbered(rng.root(0), "test", 4)
+    terms = functools.partial(diffusion.bound_terms, process, lambda x, t: x, constrain=jnp.zeros_like)
+    found = jax.jit(terms)(x0, keys, jnp.array([2]))
     np.testing.assert_allclose(found["x0_mse"][:, 0], np.mean(np.asarray(x0) ** 2, axis=1), rtol=1e-6)
     gap = np.mean((process.posterior_coef_x0[2] * np.asarray(x0, np.float64)) ** 2, axis=1)  # Of the two means.
     ratio = process.posterior_variance[2] / process.betas[2]

@@ -89,7 +89,7 @@ def test_attention_pool_is_the_loops():
         heads = [slice(0, 2), slice(2, 4)]
         found = [scipy.special.softmax(k[:, head] @ q[0, head] / np.sqrt(2)) @ v[:, head] for head in heads]
         expected.append(np.concatenate(found) @ p["out"]["kernel"] + p["out"]["bias"])
-    np.testing.assert_allclose(pool.apply(params, x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(pool.apply)(params, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_no_knowledge_costs_the_logarithm_of_the_classes():
@@ -179,7 +179,7 @@ def test_guides_take_it():
     x = np.random.default_rng(4).standard_normal((2, *SHAPE)).astype(np.float32)
     label = jnp.array([1, 3])
     wanted = lambda x, time: log_prob(_params(), x, time, label, model=MODEL)  # noqa: E731
-    step = jax.vmap(lambda x: diffusion.reverse(PROCESS, x, x, jnp.int32(7)))(x)
+    step = jax.jit(jax.vmap(lambda x: diffusion.reverse(PROCESS, x, x, jnp.int32(7))))(x)
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(wanted(x, jnp.full(2, 350)))))(x)
     moved = jax.jit(lambda x: diffusion.shift_mean(wanted, 2.0).apply(PROCESS, x, jnp.int32(7), step).mean)(x)
     np.testing.assert_allclose(moved - step.mean, 2 * np.exp(step.log_var) * gradient, atol=1e-5)
@@ -189,7 +189,8 @@ def test_guides_take_it():
 def test_images_of_a_class_are_its_loop():
     """DDIM with the best ε for N(0, ¼), less 30 √(1 − ᾱ) times the classifier's gradient, from the keys' noise."""
     keys, label = rng.per_example(rng.root(6), np.arange(3)), jnp.array([4, 0, 2])
-    found = class_images(_params(), keys, label, model=MODEL, process=PROCESS, shape=SHAPE)
+    draw = functools.partial(class_images, model=MODEL, process=PROCESS, shape=SHAPE)
+    found = jax.jit(draw)(_params(), keys, label)
     gradient = jax.jit(jax.grad(lambda x, time: jnp.sum(log_prob(_params(), x, time, label, model=MODEL))))
     x = np.stack([jax.random.normal(rng.stream(key, "start"), SHAPE) for key in keys]).astype(np.float64)
     bar = np.append(1.0, PROCESS.alphas_bar)

@@ -384,7 +384,12 @@ def test_report_of_images():
     assert evaluation.image_report(means) == short | parts
 
 
-@functools.partial(jax.jit, static_argnames=("diffusion", "num_strata"))
+# Runs for longer than it is compiled.
+@functools.partial(
+    jax.jit,
+    static_argnames=("diffusion", "num_strata"),
+    compiler_options={"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False},
+)
 def _ring_values(params: Any, batch: Any, *, diffusion: Diffusion, num_strata: int = 20) -> Any:
     return evaluation.point_values(
         params, KEY, batch, diffusion=diffusion, centres=ring(), std=0.02, num_strata=num_strata

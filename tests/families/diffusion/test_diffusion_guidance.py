@@ -18,7 +18,11 @@ _T = 400
 def _step(x: np.ndarray, std: float = 1.0) -> diffusion.Reverse:
     """The reverse step of N(0, s²) data at `_T`, a batch."""
     slope = _LINEAR.noise[_T] / (_LINEAR.signal[_T] ** 2 * std**2 + _LINEAR.noise[_T] ** 2)
-    return jax.vmap(lambda x: diffusion.reverse(_LINEAR, slope * x, x, jnp.int32(_T)))(jnp.asarray(x))
+    return jax.jit(jax.vmap(lambda x: diffusion.reverse(_LINEAR, slope * x, x, jnp.int32(_T))))(x)
+
+
+def _apply(guide: diffusion.Guide, x: np.ndarray, step: diffusion.Reverse) -> diffusion.Reverse:
+    return jax.jit(lambda x, step: guide.apply(_LINEAR, x, jnp.int32(_T), step))(x, step)
 
 
 def _quadratic(mean: float, precision: float, x: jax.Array, time: jax.Array) -> jax.Array:
@@ -36,8 +40,8 @@ def test_quadratic_classifier():
     with jax.enable_x64(True):
         x = np.array([[-1.5], [0.2], [2.0]])
         step = _step(x)
-        derived = diffusion.shift_mean(log_prob, at_point="mean").apply(_LINEAR, jnp.asarray(x), jnp.int32(_T), step)
-        published = diffusion.shift_mean(log_prob).apply(_LINEAR, jnp.asarray(x), jnp.int32(_T), step)
+        derived = _apply(diffusion.shift_mean(log_prob, at_point="mean"), x, step)
+        published = _apply(diffusion.shift_mean(log_prob), x, step)
         mu, sigma = np.asarray(step.mean), np.exp(np.asarray(step.log_var))
     exact = (mu + sigma * precision * mean) / (1 + sigma * precision)
     derived_mean, published_mean = np.asarray(derived.mean), np.asarray(published.mean)
@@ -62,7 +66,7 @@ def test_logistic_classifier(scale: float):
         sigma = np.exp(np.asarray(step.log_var))
         for point, at_x in {"x_t": x, "mean": np.asarray(step.mean)}.items():
             guide = diffusion.shift_mean(log_prob, scale, at_point=point)
-            moved = guide.apply(_LINEAR, jnp.asarray(x), jnp.int32(_T), step).mean - step.mean
+            moved = np.asarray(_apply(guide, x, step).mean) - np.asarray(step.mean)
             np.testing.assert_allclose(moved, scale * sigma * a * (1 - 1 / (1 + np.exp(-a * at_x))), atol=1e-14)
 
 
@@ -76,7 +80,7 @@ def test_what_the_classifier_is_told():
         return jnp.sum(x, axis=-1)
 
     x = jnp.zeros((2, 1))
-    step = jax.vmap(lambda x: diffusion.reverse(process, x, x, jnp.int32(1)))(x)
+    step = jax.jit(jax.vmap(lambda x: diffusion.reverse(process, x, x, jnp.int32(1))))(x)
     for i in (2, 1, 0):
         diffusion.shift_mean(log_prob).apply(process, x, jnp.int32(i), step)
         diffusion.shift_mean(log_prob, at_point="mean").apply(process, x, jnp.int32(i), step)
@@ -94,12 +98,12 @@ def test_shifted_epsilon_is_the_score_of_the_product():
     x = np.array([[-1.0], [0.4]])
     log_prob = lambda x, time: -0.5 * (y - signal * x[:, 0]) ** 2 / (noise**2 + r)  # noqa: E731
     with jax.enable_x64(True):
-        step = diffusion.shift_epsilon(log_prob).apply(_LINEAR, jnp.asarray(x), jnp.int32(_T), _step(x))
+        step = jax.tree.map(np.asarray, _apply(diffusion.shift_epsilon(log_prob), x, _step(x)))
         mean, variance = y / (1 + r), r / (1 + r)
         expected = noise * (x - signal * mean) / (signal**2 * variance + noise**2)
         np.testing.assert_allclose(step.epsilon, expected, rtol=1e-10)
         np.testing.assert_allclose(signal * step.x0 + noise * step.epsilon, x, rtol=1e-10)
-        posterior = diffusion.q_posterior(_LINEAR, step.x0, jnp.asarray(x), jnp.int32(_T))[0]
+        posterior = jax.jit(lambda x0: diffusion.q_posterior(_LINEAR, x0, x, jnp.int32(_T)))(step.x0)[0]
         np.testing.assert_allclose(step.mean, posterior, rtol=1e-10)
 
 
@@ -234,7 +238,7 @@ def test_label_dropout():
     np.testing.assert_array_equal(np.where(dropped == 7, label, dropped), label)
     for rate, expected in ((0.0, label), (1.0, np.full(10_000, 7))):
         keys = rng.per_example(rng.root(0), jnp.arange(10_000))
-        result = jax.vmap(lambda k, y, r=rate: diffusion.drop_labels(k, y, 7, r))(keys, label)
+        result = jax.jit(jax.vmap(lambda k, y, r=rate: diffusion.drop_labels(k, y, 7, r)))(keys, label)
         np.testing.assert_array_equal(result, expected)
 
 

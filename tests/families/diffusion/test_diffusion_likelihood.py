@@ -76,9 +76,8 @@ def test_density_does_not_need_the_noise_of_the_first_level():
     with jax.enable_x64(True):
         predict = functools.partial(_gaussian, continuous)
         levels = _even_levels(continuous, 200)
-        log_density, _ = diffusion.probability_flow(
-            continuous, predict, jnp.asarray(_POINTS), _keys(3), levels, solver="rk4", trace="exact"
-        )
+        flow = functools.partial(diffusion.probability_flow, continuous, predict, solver="rk4", trace="exact")
+        log_density, _ = jax.jit(functools.partial(flow, levels=levels))(jnp.asarray(_POINTS), _keys(3))
     expected = scipy.stats.multivariate_normal([0, 0], _COVARIANCE).logpdf(_POINTS)
     np.testing.assert_allclose(log_density, expected, atol=1e-3)
 
@@ -104,7 +103,7 @@ def test_trace_by_random_signs():
         levels = _even_levels(continuous, 50)
         x = jnp.tile(jnp.asarray(_POINTS[1:2]), (512, 1))
         flow = functools.partial(diffusion.probability_flow, continuous, predict, levels=levels, solver="rk4")
-        exact = float(flow(x[:1], _keys(1), trace="exact")[0][0])
+        exact = float(jax.jit(functools.partial(flow, trace="exact"))(x[:1], _keys(1))[0][0])
         one = np.asarray(jax.jit(flow)(x, _keys(512))[0])
         eight = np.asarray(jax.jit(functools.partial(flow, num_probes=8))(x, _keys(512))[0])
         again = np.asarray(jax.jit(flow)(x[:3], _keys(3))[0])
@@ -140,9 +139,11 @@ def test_paths_end_where_inverted_ddim_does():
     with jax.enable_x64(True):
         predict = functools.partial(_gaussian, continuous)
         x0 = jnp.asarray(_POINTS)
-        _, x1 = diffusion.probability_flow(continuous, predict, x0, _keys(3), diffusion.step_levels(process))
+        levels = diffusion.step_levels(process)
+        _, x1 = jax.jit(lambda x, k: diffusion.probability_flow(continuous, predict, x, k, levels))(x0, _keys(3))
         float_time = lambda x, time: predict(x, time.astype(x.dtype))  # noqa: E731
-        encoded, _ = diffusion.run(diffusion.ddim_inversion(process, float_time), x0, _keys(3))
+        sampler = diffusion.ddim_inversion(process, float_time)
+        encoded, _ = jax.jit(lambda x, k: diffusion.run(sampler, x, k))(x0, _keys(3))
     np.testing.assert_allclose(encoded, x1, atol=0.02)
 
 

@@ -59,6 +59,13 @@ def test_optimal_simple_loss_of_binary_data():
     assert (errors @ weight).mean() == pytest.approx(0.121457, abs=5e-7)
 
 
+@jax.jit
+def _errors_of_binary_data(log_snr, epsilon):
+    signal, noise = diffusion.signal_and_noise(log_snr)
+    predicted = jnp.tanh(signal * (signal + noise * epsilon) / noise**2)
+    return jax.vmap(lambda p: diffusion.l_simple(jnp.ones(()), p))(predicted)
+
+
 @pytest.mark.parametrize(
     ("snr", "expected"),
     [(0.1, 0.908659), (0.5, 0.649887), (1.0, 0.449600), (2.0, 0.231018), (5.0, 0.038463), (10.0, 0.002411)],
@@ -68,9 +75,7 @@ def test_least_error_of_binary_data(snr: float, expected: float):
     epsilon = np.linspace(-12, 12, 4001)
     weight = scipy.stats.norm.pdf(epsilon) * (epsilon[1] - epsilon[0])
     with jax.enable_x64(True):
-        signal, noise = diffusion.signal_and_noise(jnp.log(snr))
-        predicted = jnp.tanh(signal * (signal + noise * epsilon) / noise**2)
-        errors = jax.vmap(lambda p: diffusion.l_simple(jnp.ones(()), p))(predicted)
+        errors = _errors_of_binary_data(jnp.log(snr), epsilon)
     assert np.asarray(errors) @ weight == pytest.approx(expected, abs=6e-7)
 
 
@@ -122,7 +127,7 @@ def test_continuous_bound_of_binary_data_is_one_bit(continuous: diffusion.Contin
             losses = jax.vmap(lambda e, p: diffusion.l_continuous(e, p, slope))(jnp.asarray(epsilon), predicted)
             return losses @ weight
 
-        rates = np.asarray(jax.lax.map(rate, times))
+        rates = np.asarray(jax.jit(lambda times: jax.lax.map(rate, times))(times))
         tail = 0.5 * float(jnp.exp(ends[1]))
     assert scipy.integrate.simpson(rates, x=np.asarray(times)) + tail == pytest.approx(np.log(2), abs=1e-6)
 
@@ -143,14 +148,18 @@ def test_epsilon_weight_makes_every_kind_the_same_loss(prediction: str):
     rng = np.random.default_rng(3)
     x0, epsilon, wrong = rng.standard_normal((3, 6))
     with jax.enable_x64(True):
-        for t in (0, 100, 999):
-            signal, noise = _LINEAR.signal[t], _LINEAR.noise[t]
+
+        @jax.jit
+        def weighted(signal, noise, snr):
             x_t = signal * x0 + noise * epsilon
             predicted = diffusion.convert(jnp.asarray(wrong), x_t, signal, noise, source="epsilon", target=prediction)
             target = diffusion.prediction_target(prediction, x0, epsilon, signal, noise)
-            weight = diffusion.epsilon_weight(prediction, jnp.asarray(_LINEAR.snr[t]))
-            weighted = weight * diffusion.l_simple(target, predicted)
-            assert float(weighted) == pytest.approx(((epsilon - wrong) ** 2).mean(), rel=1e-7)
+            return diffusion.epsilon_weight(prediction, snr) * diffusion.l_simple(target, predicted)
+
+        for t in (0, 100, 999):
+            assert float(weighted(_LINEAR.signal[t], _LINEAR.noise[t], _LINEAR.snr[t])) == pytest.approx(
+                ((epsilon - wrong) ** 2).mean(), rel=1e-7
+            )
 
 
 def test_min_snr_weights():
@@ -178,7 +187,7 @@ def test_divergence_of_gaussians():
         arguments = [jnp.array([a]) for a in (mean, 2 * np.log(std), other_mean, 2 * np.log(other_std))]
         assert float(diffusion.normal_kl(*arguments)) == pytest.approx(expected, rel=1e-9)
         assert float(diffusion.normal_kl(*(jnp.concatenate([a, a]) for a in arguments))) == pytest.approx(2 * expected)
-        slopes = jax.grad(diffusion.normal_kl, argnums=(0, 1))(*(arguments[:2] + arguments[:2]))
+        slopes = jax.jit(jax.grad(diffusion.normal_kl, argnums=(0, 1)))(*(arguments[:2] + arguments[:2]))
         assert all(float(jnp.abs(slope).max()) < 1e-12 for slope in slopes)
 
 

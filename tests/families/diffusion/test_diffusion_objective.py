@@ -100,7 +100,8 @@ def pieces(batch: dict[str, Any], process: diffusion.Process) -> dict[str, np.nd
     x0 = np.asarray(batch["image"], np.float64) / 127.5 - 1
     t, _ = diffusion.uniform(rng.stream(KEY, "step"), batch["index"], process.num_steps)
     keys = rng.per_example(rng.stream(KEY, "noise"), batch["index"])
-    epsilon = np.asarray(jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys), np.float64)
+    draw = jax.jit(jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:])))
+    epsilon = np.asarray(draw(keys), np.float64)
     signal = np.sqrt(process.alphas_bar)[t].reshape(-1, 1, 1, 1)
     noise = np.sqrt(1 - process.alphas_bar)[t].reshape(-1, 1, 1, 1)
     return {
@@ -166,6 +167,7 @@ def test_loss_of_one_example(prediction: str):
     """Each loss by its name: w L_simple; T KL(q(x_{t−1} | x_t, x_0) ‖ p) in bits/dim with σ² = β; and their sum."""
     x0, epsilon, output = np.random.default_rng(6).standard_normal((3, 4, 2))
     options = {"diffusion": Diffusion(TEN, Constant((2,)), prediction, "beta"), "min_snr_gamma": 2.0, "vlb_weight": 0.1}
+    example_loss = jax.jit(functools.partial(objectives.example_loss, **options), static_argnames=("loss", "weighting"))
     for t in (2, 6, 9):
         signal, noise = np.sqrt(TEN.alphas_bar[t]), np.sqrt(1 - TEN.alphas_bar[t])
         p = {"x0": x0, "epsilon": epsilon, "signal": signal, "noise": noise, "x_t": signal * x0 + noise * epsilon}
@@ -185,7 +187,7 @@ def test_loss_of_one_example(prediction: str):
         with jax.enable_x64(True):
             arrays = *map(jnp.asarray, (output, x0, p["x_t"])), jnp.int32(t), jnp.asarray(epsilon)
             for (loss, weighting), value in expected.items():
-                found, terms = objectives.example_loss(*arrays, loss=loss, weighting=weighting, **options)
+                found, terms = example_loss(*arrays, loss=loss, weighting=weighting)
                 assert float(found) == pytest.approx(value, rel=1e-8), (loss, weighting, t)
                 assert float(terms["simple"]) == pytest.approx(simple, rel=1e-8)
                 assert loss == "simple" or float(terms["vlb"]) == pytest.approx(vlb, rel=1e-8)
@@ -224,7 +226,12 @@ def test_a_network_of_zeros():
     assert abs(found - 1) < 4 * np.sqrt(2 / 40_000)
 
 
-@functools.partial(jax.jit, static_argnames="steps")
+# Runs for longer than it is compiled.
+@functools.partial(
+    jax.jit,
+    static_argnames="steps",
+    compiler_options={"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False},
+)
 def _means(params: Any, state: Any, point: Array, *, steps: str) -> Array:
     """The losses of many batches, each with a key and examples of its own."""
 
@@ -288,7 +295,7 @@ def test_importance_keeps_the_expected_loss():
         assert state["history"].counts.sum() == 104
 
 
-@pytest.mark.parametrize("num_devices", [2, 8])
+@pytest.mark.parametrize("num_devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_importance_on_devices_is_that_on_one(num_devices: int):
     """Loss, gradient and history of a batch on several devices are those of the batch on one; the history is filled."""
     model = Diffusion(TEN, Scaled(10))

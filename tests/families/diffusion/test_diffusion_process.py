@@ -64,7 +64,7 @@ def test_posterior_is_the_law_of_bayes(name: str):
     bar = np.cumprod(1 - betas)
     with jax.enable_x64(True):
         posterior = jax.vmap(lambda t: diffusion.q_posterior(process, jnp.float64(x0), jnp.float64(x_t), t))
-        mean, log_var = map(np.asarray, posterior(jnp.arange(len(betas))))
+        mean, log_var = map(np.asarray, jax.jit(posterior)(jnp.arange(len(betas))))
     prior_precision = 1 / (1 - bar[:-1])
     precision = prior_precision + (1 - betas[1:]) / betas[1:]
     expected = (prior_precision * np.sqrt(bar[:-1]) * x0 + np.sqrt(1 - betas[1:]) / betas[1:] * x_t) / precision
@@ -101,11 +101,12 @@ def test_q_sample_is_the_end_of_the_chain():
     """The moments of x_t after t + 1 steps of the chain, followed one by one, are those of the closed form."""
     process = diffusion.make_process(_SCHEDULES["given"])
     scale, variance = 1.0, 0.0
+    q_sample = jax.jit(functools.partial(diffusion.q_sample, process))
     with jax.enable_x64(True):
         for t, beta in enumerate(process.betas):
             scale, variance = np.sqrt(1 - beta) * scale, (1 - beta) * variance + beta
-            value = diffusion.q_sample(process, jnp.float64(2.0), jnp.int32(t), jnp.float64(0.0))
-            spread = diffusion.q_sample(process, jnp.float64(0.0), jnp.int32(t), jnp.float64(1.0))
+            value = q_sample(np.float64(2.0), np.int32(t), np.float64(0.0))
+            spread = q_sample(np.float64(0.0), np.int32(t), np.float64(1.0))
             assert float(value) == pytest.approx(2 * scale, rel=1e-12)
             assert float(spread) ** 2 == pytest.approx(variance, rel=1e-12)
 
@@ -251,12 +252,17 @@ def test_reverse_step_of_the_true_prediction_is_the_posterior(prediction: str):
     """Fed what is to be predicted, the reverse step's mean is q's, and the equal of the paper's Eq. 11."""
     rng = np.random.default_rng(2)
     x0, epsilon = rng.standard_normal((2, 4))
+
+    @jax.jit
+    def all_of(t, signal, noise):
+        x_t = diffusion.q_sample(_LINEAR, x0, t, epsilon)
+        output = diffusion.prediction_target(prediction, x0, epsilon, signal, noise)
+        step = diffusion.reverse(_LINEAR, output, x_t, t, prediction=prediction)
+        return x_t, step, diffusion.q_posterior(_LINEAR, x0, x_t, t)[0]
+
     with jax.enable_x64(True):
         for t in (0, 1, 500, 999):
-            x_t = diffusion.q_sample(_LINEAR, jnp.asarray(x0), jnp.int32(t), jnp.asarray(epsilon))
-            output = diffusion.prediction_target(prediction, x0, epsilon, _LINEAR.signal[t], _LINEAR.noise[t])
-            step = diffusion.reverse(_LINEAR, jnp.asarray(output), x_t, jnp.int32(t), prediction=prediction)
-            expected, _ = diffusion.q_posterior(_LINEAR, jnp.asarray(x0), x_t, jnp.int32(t))
+            x_t, step, expected = all_of(jnp.int32(t), _LINEAR.signal[t], _LINEAR.noise[t])
             np.testing.assert_allclose(step.mean, expected, rtol=1e-7, atol=1e-9)
             np.testing.assert_allclose(step.x0, x0, rtol=1e-7, atol=1e-9)
             np.testing.assert_allclose(step.epsilon, epsilon, rtol=1e-7, atol=1e-9)

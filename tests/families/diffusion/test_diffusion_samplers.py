@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,15 @@ def _spaced(count: int, spacing: str = "uniform") -> diffusion.Process:
 
 def _keys(count: int, seed: int = 0) -> Array:
     return rng.per_example(rng.root(seed), jnp.arange(count))
+
+
+def _run(sampler: diffusion.Sampler, x: Array, keys: Array, **options: bool) -> Any:
+    """`diffusion.run` as one program; by itself each operation before and after its loop would be compiled alone."""
+    return jax.jit(functools.partial(diffusion.run, sampler, **options))(x, keys)
+
+
+def _sample(sampler: diffusion.Sampler, keys: Array, shape: tuple[int, ...]) -> Array:
+    return jax.jit(lambda keys: diffusion.sample(sampler, keys, shape))(keys)
 
 
 def _ancestral_std(process: diffusion.Process, std: float, variance: str | np.ndarray) -> float:
@@ -74,11 +84,12 @@ def test_ancestral_step_is_its_mean_and_its_noise(variance: str):
     sampler = diffusion.ancestral(_LINEAR, predict, variance=variance)
     new_x, _, x0 = jax.jit(sampler.step)(x, (), jnp.int32(500), keys)
     output = predict(x, None)[:1]
-    step = diffusion.reverse(_LINEAR, output, x[:1], jnp.int32(500), variance=variance)
-    z = (new_x - step.mean) * jnp.exp(-0.5 * step.log_var)
-    plain = diffusion.ancestral(_LINEAR, lambda x, time: x).step(x, (), jnp.int32(500), keys)[0]
-    large = diffusion.reverse(_LINEAR, x[:1], x[:1], jnp.int32(500))
-    np.testing.assert_allclose(z, (plain - large.mean) * jnp.exp(-0.5 * large.log_var), atol=2e-4)
+    reverse = jax.jit(functools.partial(diffusion.reverse, _LINEAR), static_argnames="variance")
+    step = jax.tree.map(np.asarray, reverse(output, x[:1], jnp.int32(500), variance=variance))
+    z = (np.asarray(new_x) - step.mean) * np.exp(-0.5 * step.log_var)
+    plain = jax.jit(diffusion.ancestral(_LINEAR, lambda x, time: x).step)(x, (), jnp.int32(500), keys)[0]
+    large = reverse(x[:1], x[:1], jnp.int32(500))
+    np.testing.assert_allclose(z, (plain - large.mean) * np.exp(-0.5 * large.log_var), atol=2e-4)
     assert abs(float(z.mean())) < 4 / np.sqrt(40_000)
     assert abs(float(z.var()) - 1) < 4 * np.sqrt(2 / 40_000)
     assert abs(float((z[:, 0] * z[:, 1]).mean())) < 4 / np.sqrt(20_000)
@@ -96,7 +107,7 @@ def test_last_step_has_no_noise():
         first, second = (step(x, (), jnp.int32(0), _keys(4, seed))[0] for seed in (1, 2))
         np.testing.assert_array_equal(first, second)
         output = _predict(0.5, x, jnp.zeros(4, jnp.int32))
-        mean = jax.vmap(lambda o, x: diffusion.reverse(_LINEAR, o, x, jnp.int32(0)).mean)(output, x)
+        mean = jax.jit(jax.vmap(lambda o, x: diffusion.reverse(_LINEAR, o, x, jnp.int32(0)).mean))(output, x)
         np.testing.assert_allclose(first, mean, rtol=1e-6)
         first, second = (step(x, (), jnp.int32(1), _keys(4, seed))[0] for seed in (1, 2))
         assert (np.asarray(first) != np.asarray(second)).all()
@@ -121,7 +132,7 @@ def test_width_of_ddim_samples(std: float, eta: float):
         else:
             with jax.enable_x64(True):
                 sampler = diffusion.ddim(process, functools.partial(_predict, std))
-                width = float(diffusion.run(sampler, jnp.ones((1, 1)), _keys(1))[0][0, 0])
+                width = float(_run(sampler, jnp.ones((1, 1)), _keys(1))[0][0, 0])
         assert width == pytest.approx(expected, abs=6e-6), count
 
 
@@ -132,8 +143,8 @@ def test_ddim_with_all_noise_is_ancestral(count: int):
     with jax.enable_x64(True):
         x = jax.random.normal(rng.root(1), (3, 2))
         predict = functools.partial(_predict, 0.5)
-        ancestral = diffusion.run(diffusion.ancestral(process, predict, variance="fixed_small"), x, _keys(3))[0]
-        ddim = diffusion.run(diffusion.ddim(process, predict, eta=1.0), x, _keys(3))[0]
+        ancestral = _run(diffusion.ancestral(process, predict, variance="fixed_small"), x, _keys(3))[0]
+        ddim = _run(diffusion.ddim(process, predict, eta=1.0), x, _keys(3))[0]
         np.testing.assert_allclose(ddim, ancestral, rtol=1e-9, atol=1e-11)
 
 
@@ -148,18 +159,20 @@ def test_a_step_of_ddim_is_the_papers(eta: float):
     with jax.enable_x64(True):
         x = jax.random.normal(rng.root(8), (3, 2))
         predict = functools.partial(_predict, 0.5)
+        small = jax.jit(diffusion.ancestral(process, predict, variance="fixed_small").step)
+        reverse = jax.jit(functools.partial(diffusion.reverse, process))
+        step = jax.jit(diffusion.ddim(process, predict, eta=eta).step)
         for i in (19, 10, 1, 0):
             epsilon = np.asarray(predict(x, jnp.full(3, process.timesteps[i])))
             x0 = (np.asarray(x) - np.sqrt(1 - bar[i + 1]) * epsilon) / np.sqrt(bar[i + 1])
             variance = (1 - bar[i]) / (1 - bar[i + 1]) * (1 - bar[i + 1] / bar[i])
             z = 0.0
             if i:
-                mean = diffusion.reverse(process, jnp.asarray(epsilon), x, jnp.int32(i)).mean
-                small = diffusion.ancestral(process, predict, variance="fixed_small")
-                z = np.asarray(small.step(x, (), jnp.int32(i), keys)[0] - mean) / np.sqrt(variance)
+                mean = reverse(jnp.asarray(epsilon), x, jnp.int32(i)).mean
+                z = np.asarray(small(x, (), jnp.int32(i), keys)[0] - mean) / np.sqrt(variance)
             direction = np.sqrt(1 - bar[i] - eta**2 * variance)
             expected = np.sqrt(bar[i]) * x0 + direction * epsilon + eta * np.sqrt(variance) * z
-            found, _, believed = diffusion.ddim(process, predict, eta=eta).step(x, (), jnp.int32(i), keys)
+            found, _, believed = step(x, (), jnp.int32(i), keys)
             np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9, err_msg=str(i))
             np.testing.assert_allclose(believed, x0, rtol=1e-8, atol=1e-9, err_msg=str(i))
 
@@ -177,7 +190,7 @@ def test_ddim_path_of_gaussian_data(spacing: str, count: int):
         expected.append(x_bar / np.sqrt(1 + there**2))
     with jax.enable_x64(True):
         sampler = diffusion.ddim(process, functools.partial(_predict, std))
-        _, (chain, _) = diffusion.run(sampler, jnp.ones((1, 1)), _keys(1), intermediates=True)
+        _, (chain, _) = _run(sampler, jnp.ones((1, 1)), _keys(1), intermediates=True)
     np.testing.assert_allclose(chain[:, 0, 0], expected, rtol=1e-8)
 
 
@@ -197,7 +210,7 @@ def _gaussian_error(make, count: int, std: float = 0.5) -> float:
         return jnp.asarray(slopes)[time][:, None] * x
 
     with jax.enable_x64(True):
-        _, (chain, _) = diffusion.run(make(process, predict), jnp.ones((1, 1)), _keys(1), intermediates=True)
+        _, (chain, _) = _run(make(process, predict), jnp.ones((1, 1)), _keys(1), intermediates=True)
     x_bar = float(chain[-2, 0, 0]) / process.signal[0]
     exact = np.sqrt((std**2 + sigma[0] ** 2) / (std**2 + sigma[-1] ** 2)) / process.signal[-1]
     return abs(x_bar / exact - 1)
@@ -227,7 +240,7 @@ def test_dpm_solver_has_the_width_of_gaussian_data_after_twenty_steps(schedule, 
 
     def width(make) -> float:
         with jax.enable_x64(True):
-            x0, _ = diffusion.run(make(process, predict), jnp.ones((1, 1)), _keys(1))
+            x0, _ = _run(make(process, predict), jnp.ones((1, 1)), _keys(1))
         return float(x0[0, 0]) / std * np.sqrt(whole.signal[-1] ** 2 * std**2 + whole.noise[-1] ** 2)
 
     assert width(diffusion.dpm_solver) == pytest.approx(1, abs=0.03)
@@ -241,9 +254,7 @@ def test_shortest_solves_are_of_first_order(count: int):
     with jax.enable_x64(True):
         x = jnp.array([[0.4, -1.0]])
         predict = functools.partial(_predict, 0.5)
-        results = [
-            diffusion.run(make(process, predict), x, _keys(1))[0] for make in (diffusion.ddim, diffusion.dpm_solver)
-        ]
+        results = [_run(make(process, predict), x, _keys(1))[0] for make in (diffusion.ddim, diffusion.dpm_solver)]
         np.testing.assert_allclose(*results, rtol=1e-10)
 
 
@@ -254,17 +265,15 @@ def test_inversion():
         process = _spaced(count, "even")
         predict = functools.partial(_predict, 0.5)
         x0 = jnp.array([[0.3, -0.8]])
-        x1, _ = diffusion.run(diffusion.ddim_inversion(process, predict), x0, _keys(1))
-        back, _ = diffusion.run(diffusion.ddim(process, predict), x1, _keys(1))
+        x1, _ = _run(diffusion.ddim_inversion(process, predict), x0, _keys(1))
+        back, _ = _run(diffusion.ddim(process, predict), x1, _keys(1))
         return float(jnp.abs(back / x0 - 1).max())
 
     with jax.enable_x64(True):
         errors = [error(count) for count in (50, 100, 200, 400)]
         # The encoding alone tends to the end of the exact path, x̄ ∝ √(s² + σ̄²).
         process = _spaced(1000)
-        x1, _ = diffusion.run(
-            diffusion.ddim_inversion(process, functools.partial(_predict, 0.5)), jnp.ones((1, 1)), _keys(1)
-        )
+        x1, _ = _run(diffusion.ddim_inversion(process, functools.partial(_predict, 0.5)), jnp.ones((1, 1)), _keys(1))
     assert all(1.7 < a / b < 2.4 for a, b in itertools.pairwise(errors)), errors
     v = _LINEAR.alphas_bar[-1] * 0.25 + 1 - _LINEAR.alphas_bar[-1]
     assert float(x1[0, 0]) == pytest.approx(np.sqrt(v / 0.25), rel=5e-3)
@@ -297,8 +306,8 @@ def test_samplers_take_every_prediction(make, prediction: str):
 
     with jax.enable_x64(True):
         x = jnp.array([[1.0, -0.3], [0.2, 2.0]])
-        plain = diffusion.run(make(process, functools.partial(_predict, 0.5)), x, _keys(2))[0]
-        other = diffusion.run(make(process, converted, prediction=prediction), x, _keys(2))[0]
+        plain = _run(make(process, functools.partial(_predict, 0.5)), x, _keys(2))[0]
+        other = _run(make(process, converted, prediction=prediction), x, _keys(2))[0]
         np.testing.assert_allclose(other, plain, rtol=1e-7)
 
 
@@ -306,8 +315,8 @@ def test_samples_are_constrained():
     """With x_0 clipped at each step no sample leaves [−1, 1], where the same sampler without does."""
     process = _spaced(25)
     for make in (diffusion.ancestral, diffusion.ddim, diffusion.dpm_solver):
-        free = diffusion.sample(make(process, functools.partial(_predict, 1.0)), _keys(50), (2,))
-        cut = diffusion.sample(
+        free = _sample(make(process, functools.partial(_predict, 1.0)), _keys(50), (2,))
+        cut = _sample(
             make(process, functools.partial(_predict, 1.0), constrain=diffusion.clip_to_unit), _keys(50), (2,)
         )
         assert float(jnp.abs(free).max()) > 1.2
@@ -382,7 +391,7 @@ def test_width_by_simulation():
     """D8 once more, through the sampler with its own noise: 40,000 numbers of the width that the slopes foretell."""
     process = _spaced(100, "even")
     sampler = diffusion.ancestral(process, functools.partial(_predict, 0.5), variance="fixed_large")
-    samples = jax.jit(lambda keys: diffusion.sample(sampler, keys, (100,)))(_keys(400))
+    samples = _sample(sampler, _keys(400), (100,))
     expected = _ancestral_std(process, 0.5, "fixed_large")
     assert float(samples.std()) == pytest.approx(expected, abs=4 * expected / np.sqrt(80_000))
     assert abs(float(samples.mean())) < 4 * 0.5 / np.sqrt(40_000)
@@ -407,7 +416,7 @@ def test_inpainting_does_not_take_the_last_step_again():
     sampler = diffusion.ddim(process, functools.partial(_predict, 0.5))
     known, mask = jnp.full((3, 2), 0.7), jnp.tile(jnp.array([1.0, 0.0]), (3, 1))
     once, often = (
-        diffusion.sample(diffusion.inpaint(process, sampler, known, mask, num_resamples=count), _keys(3), (2,))
+        _sample(diffusion.inpaint(process, sampler, known, mask, num_resamples=count), _keys(3), (2,))
         for count in (1, 4)
     )
     np.testing.assert_allclose(often, once, atol=1e-6)
@@ -434,7 +443,7 @@ def test_inpainting():
         sampler = diffusion.inpaint(
             process, diffusion.ancestral(process, predict), known, mask, num_resamples=num_resamples
         )
-        samples = np.asarray(jax.jit(lambda keys, s=sampler: diffusion.sample(s, keys, (2,)))(_keys(count)))
+        samples = np.asarray(_sample(sampler, _keys(count), (2,)))
         np.testing.assert_array_equal(samples[:, 0], 1.5)
         means[num_resamples] = samples[:, 1].mean()
         errors[num_resamples] = samples[:, 1].std() / np.sqrt(count)
@@ -444,6 +453,6 @@ def test_inpainting():
     plain = diffusion.ancestral(process, predict)
     few = _keys(3)
     nothing_known = diffusion.inpaint(process, plain, jnp.zeros((3, 2)), jnp.zeros((3, 2)))
-    np.testing.assert_array_equal(diffusion.sample(nothing_known, few, (2,)), diffusion.sample(plain, few, (2,)))
+    np.testing.assert_array_equal(_sample(nothing_known, few, (2,)), _sample(plain, few, (2,)))
     all_known = diffusion.inpaint(process, plain, jnp.full((3, 2), 0.7), jnp.ones((3, 2)))
-    np.testing.assert_array_equal(diffusion.sample(all_known, few, (2,)), np.float32(0.7))
+    np.testing.assert_array_equal(_sample(all_known, few, (2,)), np.float32(0.7))

@@ -53,20 +53,28 @@ def _count(params: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
+@functools.cache
 def _shapes(model: UNet, size: int) -> Any:
     key = jax.random.key(0)
     return jax.eval_shape(lambda: model.init(key, jnp.zeros((1, size, size, 3)), jnp.zeros(1)))["params"]
 
 
-def test_published_numbers_of_parameters():
-    """35,746,307 for CIFAR-10, as the defaults are, and 113,673,219 for the network of 256 × 256 images."""
-    assert _count(_shapes(UNet(), 32)) == 35_746_307
-    large = UNet(channel_mult=(1, 1, 2, 2, 4, 4), attention_at=(16,), dropout=0.0)
-    assert _count(_shapes(large, 256)) == 113_673_219
+LARGE: dict[str, Any] = {"channel_mult": (1, 1, 2, 2, 4, 4), "attention_at": (16,), "dropout": 0.0}
 
 
 @pytest.mark.parametrize(
-    "sizes, height, width", [(SMALL, 8, 8), (FLAT, 4, 4), (DEEP, 8, 12)], ids=["small", "flat", "deep and not square"]
+    ("sizes", "side", "count"), [({}, 32, 35_746_307), pytest.param(LARGE, 256, 113_673_219, marks=pytest.mark.slow)]
+)
+def test_published_numbers_of_parameters(sizes: dict[str, Any], side: int, count: int):
+    """35,746,307 for CIFAR-10, as the defaults are, and 113,673,219 for the network of 256 × 256 images."""
+    assert _count(_shapes(UNet(**sizes), side)) == count
+
+
+# The gradient of the small one is PyTorch's.
+@pytest.mark.parametrize(
+    ("sizes", "height", "width"),
+    [pytest.param(SMALL, 8, 8, marks=pytest.mark.slow), (FLAT, 4, 4), (DEEP, 8, 12)],
+    ids=["small", "flat", "deep and not square"],
 )
 def test_output_is_pytorchs(sizes: dict[str, Any], height: int, width: int):
     """Equal to 1e-4 with weights that are random everywhere, from names that say all there is to know."""

@@ -330,8 +330,8 @@ def test_spectral_norm_divides_every_kernel_by_its_singular_value(nets: Nets, ki
     spectral, plain = nets.discriminator(kind, spectral=True, **options), nets.discriminator(kind, **options)
     params, state = nets.init(spectral, shape)
     x, label = nets.normal(4, *shape), jnp.asarray([0, 1, 2, 0])
-    for _ in range(200):
-        _, state = nets.apply(spectral, params, state, x, label, train=True)
+    step = lambda _, state: apply_network(spectral, params, state, x, label, train=True)[1]  # noqa: E731
+    state = jax.jit(lambda state: jax.lax.fori_loop(0, 200, step, state))(state)
 
     def divide(path: Any, leaf: jax.Array) -> jax.Array:
         if path[-1].key == "bias":

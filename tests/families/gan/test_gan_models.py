@@ -31,7 +31,8 @@ def _count(network: nn.Module, shape: tuple[int, ...]) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-_SIZES = [(28, 28, 1), (32, 32, 3), (64, 64, 3)]
+# Of 64 pixels too the parameters are counted.
+_SIZES = [(28, 28, 1), (32, 32, 3), pytest.param((64, 64, 3), marks=pytest.mark.slow)]
 
 
 def _dense(params: Any, h: np.ndarray) -> np.ndarray:

@@ -17,11 +17,20 @@ NORMED = Networks(models.MLPGenerator((4, 4, 1), 3, (8, 8), norm="batch"), model
 PLAIN = Networks(models.MLPGenerator((2,), 3, (8,), output="linear"), models.MLPDiscriminator((8,)), "uniform")
 
 
+# By itself each operation of a network would be compiled alone.
+sample = jax.jit(sampling.sample, static_argnames="networks")
+generate = jax.jit(sampling.generate, static_argnames="networks")
+interpolate = jax.jit(sampling.interpolate, static_argnums=3, static_argnames="networks")
+init_network = jax.jit(models.init_network, static_argnums=0)
+apply_network = jax.jit(models.apply_network, static_argnames=("network", "train"))
+
+
 def players_of(networks: Networks, seed: int = 0) -> tuple[dict, dict]:
     label = (jnp.zeros(1, jnp.int32),) if networks.conditional else ()
-    params, state = models.init_network(networks.generator, rng.root(seed), jnp.zeros((1, 3)), *label)
+    params, state = init_network(networks.generator, rng.root(seed), jnp.zeros((1, 3)), *label)
     # Bring the parameters to a state where the layers' statistics are not those of the initialisation.
-    params = jax.tree.map(lambda a: a + 0.3 * jax.random.normal(rng.root(seed + 9), a.shape), params)
+    random = np.random.default_rng(seed + 9)
+    params = jax.tree.map(lambda a: a + 0.3 * random.standard_normal(a.shape, np.float32), params)
     return {"generator": params, "discriminator": {}}, {"generator": state, "discriminator": {"u": jnp.ones(2)}}
 
 
@@ -30,6 +39,7 @@ def keys_of(count: int):
     return rng.per_example(rng.root(1), jnp.arange(count))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def latents(keys, networks: Networks):
     """Z of each key as every sampler draws it."""
     return jax.vmap(lambda key: draw_latent(rng.stream(key, "latent"), networks))(keys)
@@ -48,9 +58,9 @@ def test_settled_statistics_are_those_of_the_parameters():
 
     z = jnp.asarray(z, jnp.float32)
     generator = NORMED.generator, params["generator"]
-    training, _ = models.apply_network(*generator, state["generator"], z, train=True)
-    alone, _ = models.apply_network(*generator, settled["generator"], z)
-    carried, _ = models.apply_network(*generator, state["generator"], z)
+    training, _ = apply_network(*generator, state["generator"], z, train=True)
+    alone, _ = apply_network(*generator, settled["generator"], z)
+    carried, _ = apply_network(*generator, state["generator"], z)
     np.testing.assert_allclose(alone, training, rtol=1e-3, atol=1e-4)
     assert np.abs(carried - training).max() > 0.05, "the carried statistics would have done as well"
 
@@ -58,36 +68,37 @@ def test_settled_statistics_are_those_of_the_parameters():
 @pytest.mark.parametrize("networks", [NORMED, PLAIN], ids=["images", "points"])
 def test_a_sample_depends_on_its_key_alone(networks: Networks):
     params, state = players_of(networks)
-    many = sampling.sample(params, state, keys_of(20), networks=networks)
-    few = sampling.sample(params, state, keys_of(20)[5:8], networks=networks)
+    many = sample(params, state, keys_of(20), networks=networks)
+    few = sample(params, state, keys_of(20)[5:8], networks=networks)
     np.testing.assert_allclose(many[5:8], few, rtol=1e-5, atol=1e-6)
     assert many.shape == (20, *networks.generator.output_shape)
     if many.ndim == 4:
         assert many.min() >= 0 and many.max() <= 1
     z = latents(keys_of(20), networks)
-    x, _ = models.apply_network(networks.generator, params["generator"], state["generator"], z)
+    x, _ = apply_network(networks.generator, params["generator"], state["generator"], z)
     np.testing.assert_allclose(many, x if many.ndim == 2 else (x + 1) / 2, rtol=1e-6, atol=1e-7)
 
 
 def test_walks_start_and_end_at_their_z_and_keep_a_likely_length():
     """On the great circle the angle grows evenly and the length of equal ends is kept; uniform z go straight."""
     start, end = np.array([3.0, 0.0, 0.0]), np.array([0.0, 3.0, 0.0])
-    path = [np.asarray(sampling._great_circle(jnp.float32(start), jnp.float32(end), w)) for w in np.linspace(0, 1, 4)]
+    great_circle = jax.jit(sampling._great_circle)
+    path = [np.asarray(great_circle(jnp.float32(start), jnp.float32(end), w)) for w in np.linspace(0, 1, 4)]
     angles = [np.degrees(np.arctan2(p[1], p[0])) for p in path]
     np.testing.assert_allclose(angles, [0, 30, 60, 90], atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(path, axis=1), 3, rtol=1e-5)
-    same = sampling._great_circle(jnp.float32(start), jnp.float32(start), 0.3)
+    same = great_circle(jnp.float32(start), jnp.float32(start), 0.3)
     np.testing.assert_allclose(same, start, atol=1e-5)
 
     for networks in (NORMED, PLAIN):
         params, state = players_of(networks)
-        walks = sampling.interpolate(params, state, keys_of(4), 5, networks=networks)
-        ends = sampling.sample(params, state, keys_of(4), networks=networks)
+        walks = interpolate(params, state, keys_of(4), 5, networks=networks)
+        ends = sample(params, state, keys_of(4), networks=networks)
         assert walks.shape[:2] == (3, 5)
         np.testing.assert_allclose(walks[:, 0], ends[:-1], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(walks[:, -1], ends[1:], rtol=1e-4, atol=1e-5)
     z = latents(keys_of(4), PLAIN)
-    middle = sampling.generate(params, state, 0.5 * (z[:-1] + z[1:]), networks=PLAIN)
+    middle = generate(params, state, 0.5 * (z[:-1] + z[1:]), networks=PLAIN)
     np.testing.assert_allclose(walks[:, 2], middle, rtol=1e-4, atol=1e-5)
 
 
@@ -96,9 +107,9 @@ def walks_of_z(latent: str) -> tuple[np.ndarray, np.ndarray]:
     networks = Networks(models.MLPGenerator((5,), 5, (), output="linear"), models.MLPDiscriminator(()), latent)
     params = {"generator": {"Dense_0": {"kernel": jnp.eye(5), "bias": jnp.zeros(5)}}, "discriminator": {}}
     state = {"generator": {}, "discriminator": {}}
-    generate = functools.partial(models.apply_network, networks.generator, params["generator"], {})
-    sampled = sampling.interpolate(params, state, keys_of(4), 7, networks=networks)
-    return np.asarray(sampled, np.float64), np.asarray(generate(latents(keys_of(4), networks))[0], np.float64)
+    sampled = interpolate(params, state, keys_of(4), 7, networks=networks)
+    ends, _ = apply_network(networks.generator, params["generator"], {}, latents(keys_of(4), networks))
+    return np.asarray(sampled, np.float64), np.asarray(ends, np.float64)
 
 
 def test_normal_z_walk_along_great_circles_and_uniform_z_straight():
@@ -124,15 +135,15 @@ def test_every_class_of_a_conditional_generator():
     generator = models.MLPGenerator((4, 4, 1), 3, (8,), num_classes=3)
     networks = Networks(generator, models.MLPDiscriminator((8,), num_classes=3))
     params, state = players_of(networks)
-    classes = sampling.sample_classes(params, state, keys_of(6), networks=networks)
+    classes = jax.jit(sampling.sample_classes, static_argnames="networks")(params, state, keys_of(6), networks=networks)
     z = latents(keys_of(6), networks)
     for c in range(3):
-        row = sampling.generate(params, state, z, jnp.full(6, c), networks=networks)
+        row = generate(params, state, z, jnp.full(6, c), networks=networks)
         np.testing.assert_allclose(classes[c], row, rtol=1e-5, atol=1e-6)
     assert np.abs(classes[0] - classes[1]).max() > 0.01
-    samples = sampling.sample(params, state, keys_of(60), networks=networks)
+    samples = sample(params, state, keys_of(60), networks=networks)
     many_z = latents(keys_of(60), networks)
-    told = [sampling.generate(params, state, many_z, jnp.full(60, c), networks=networks) for c in range(3)]
+    told = [generate(params, state, many_z, jnp.full(60, c), networks=networks) for c in range(3)]
     which = np.argmin([np.abs(samples - t).max(axis=(1, 2, 3)) for t in told], axis=0)
     assert set(which) == {0, 1, 2}
 
@@ -171,10 +182,10 @@ def test_values_of_a_test_batch():
 
 def test_dcgan_settles_too():
     networks = Networks(dcgan.DCGANGenerator((28, 28, 1), 3, 2), dcgan.DCGANDiscriminator(2))
-    params, state = models.init_network(networks.generator, rng.root(0), jnp.zeros((1, 3)))
+    params, state = init_network(networks.generator, rng.root(0), jnp.zeros((1, 3)))
     both = {"generator": params, "discriminator": {}}, {"generator": state, "discriminator": {}}
     settled = sampling.settle_statistics(*both, rng.root(0), networks=networks, num_examples=64)
     z = latents(rng.per_example(rng.stream(rng.root(0), "settle"), jnp.arange(64)), networks)
-    training, _ = models.apply_network(networks.generator, params, state, z, train=True)
-    alone, _ = models.apply_network(networks.generator, params, settled["generator"], z)
+    training, _ = apply_network(networks.generator, params, state, z, train=True)
+    alone, _ = apply_network(networks.generator, params, settled["generator"], z)
     np.testing.assert_allclose(alone, training, rtol=1e-3, atol=2e-4)

@@ -28,6 +28,12 @@ def sources():
     return ray_sources(scene, batch_size=16, evaluation_batch_size=2, seed=0, stride=3)
 
 
+# By itself each operation of a ray would be compiled alone.
+see = jax.jit(objectives.see, static_argnames="nerf")
+objective = jax.jit(objectives.objective, static_argnames="nerf")
+
+
+@functools.partial(jax.jit, static_argnames="nerf")
 def init(nerf: NeRF):
     """Parameters with more density than the initial ones have."""
     params = objectives.init_params(rng.root(1), nerf=nerf)
@@ -53,17 +59,17 @@ def test_the_loss_of_a_ray_is_that_of_both_fields():
 def test_the_loss_is_the_mean_of_each_rays():
     nerf = NERF._replace(background="random", sampling=NERF.sampling._replace(density_noise=0.5))
     params, key, batch = init(nerf), rng.stream(rng.root(0), "step"), sources()[0].batch(0)
-    loss, (_, terms) = jax.jit(lambda p: objectives.objective(p, {}, key, batch, nerf=nerf))(params)
+    loss, (_, terms) = objective(params, {}, key, batch, nerf=nerf)
     coarse_errors, fine_errors = [], []
 
     @jax.jit
-    def see(one, camera, pose, pixel):
+    def see_alone(index, camera, pose, pixel):
+        one = rng.per_example(rng.stream(key, "ray"), index[None])[0]
         behind = objectives.background_color(one, nerf=nerf)
         return *objectives.see(params, one, camera, pose, pixel, behind, nerf=nerf), behind
 
     for i in range(len(batch["index"])):
-        one = rng.per_example(rng.stream(key, "ray"), batch["index"][i : i + 1])[0]
-        coarse, fine, behind = see(one, camera_of(batch, i), batch["pose"][i], batch["pixel"][i])
+        coarse, fine, behind = see_alone(batch["index"][i], camera_of(batch, i), batch["pose"][i], batch["pixel"][i])
         assert fine is not None
         truth = over(batch["color"][i] / 255.0, np.asarray(behind))
         coarse_errors.append(np.mean((coarse.color - truth) ** 2))
@@ -76,14 +82,14 @@ def test_the_loss_is_the_mean_of_each_rays():
 def test_both_fields_learn_and_no_gradient_goes_through_the_samples():
     params, batch = init(NERF), sources()[0].batch(0)
     loss = lambda params: objectives.objective(params, {}, rng.root(0), batch, nerf=NERF)[0]  # noqa: E731
-    gradient = jax.grad(loss)(params)
+    gradient = jax.jit(jax.grad(loss))(params)
     for level in ("coarse", "fine"):
         assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient[level])) > 0, level
 
     def fine_alone(coarse):
         return objectives.objective(params | {"coarse": coarse}, {}, rng.root(0), batch, nerf=NERF)[1][1]["fine"]
 
-    through = jax.grad(fine_alone)(params["coarse"])
+    through = jax.jit(jax.grad(fine_alone))(params["coarse"])
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(through)) == 0
 
 
@@ -93,9 +99,7 @@ def test_an_empty_field_shows_the_background():
     for background, shown in (("white", 1.0), ("black", 0.0)):
         nerf = NERF._replace(background=background)
         behind = objectives.background_color(None, nerf=nerf)
-        seen, _ = objectives.see(
-            params, None, camera_of(batch, 0), batch["pose"][0], batch["pixel"][0], behind, nerf=nerf
-        )
+        seen, _ = see(params, None, camera_of(batch, 0), batch["pose"][0], batch["pixel"][0], behind, nerf=nerf)
         np.testing.assert_array_equal(seen.color, np.full(3, shown))
         transparent = objectives.target_color(jnp.array([9, 8, 7, 0], jnp.uint8), behind)
         np.testing.assert_array_equal(transparent, np.full(3, shown))
@@ -116,21 +120,20 @@ def test_a_pixel_with_alpha_lies_over_the_background():
 def test_random_backgrounds_differ_by_ray_and_are_white_in_evaluation():
     nerf = NERF._replace(background="random")
     keys = rng.per_example(rng.root(0), np.arange(50))
-    colors = np.asarray(jax.vmap(lambda key: objectives.background_color(key, nerf=nerf))(keys))
+    colors = np.asarray(jax.jit(jax.vmap(lambda key: objectives.background_color(key, nerf=nerf)))(keys))
     assert colors.shape == (50, 3) and colors.std(axis=0).min() > 0.2
     np.testing.assert_array_equal(objectives.background_color(None, nerf=nerf), np.ones(3))
 
 
 def test_the_values_of_views_are_those_of_their_pixels():
     params, (_, test) = init(NERF), sources()
+    view_values = jax.jit(functools.partial(evaluation.view_values, nerf=NERF))
     for batch in test.evaluation():
-        found = evaluation.view_values(params, rng.root(0), batch, nerf=NERF)
+        found = view_values(params, rng.root(0), batch)
         for i in range(2):
             errors = []
             for pixel, color in zip(batch["pixel"][i], batch["color"][i], strict=True):
-                coarse, fine = objectives.see(
-                    params, None, camera_of(batch, i), batch["pose"][i], pixel, jnp.ones(3), nerf=NERF
-                )
+                coarse, fine = see(params, None, camera_of(batch, i), batch["pose"][i], pixel, jnp.ones(3), nerf=NERF)
                 assert fine is not None
                 truth = over(color / 255.0, np.ones(3))
                 errors.append([np.mean((level.color - truth) ** 2) for level in (coarse, fine)])
@@ -142,11 +145,16 @@ def test_the_values_of_views_are_those_of_their_pixels():
 
 def test_a_view_does_not_depend_on_how_many_rays_are_rendered_at_once(monkeypatch):
     params, batch = init(NERF), sources()[0].batch(0)
-    whole = views.render_view(params, camera_of(batch, 0), batch["pose"][0], 6, 9, nerf=NERF)
+
+    def render():
+        program = jax.jit(functools.partial(views.render_view, height=6, width=9, nerf=NERF))
+        return program(params, camera_of(batch, 0), batch["pose"][0])
+
+    whole = render()
     assert whole.color.shape == (6, 9, 3) and whole.depth.shape == (6, 9)
     monkeypatch.setattr(views, "_BUDGET", 1)
     assert views.rays_at_once(NERF) == 16
-    parts = views.render_view(params, camera_of(batch, 0), batch["pose"][0], 6, 9, nerf=NERF)
+    parts = render()
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
@@ -173,14 +181,15 @@ def test_normalised_device_coordinates_are_asked_where_they_should_be():
     params = init(nerf)
     assert params.keys() == {"coarse"}
     params["coarse"]["density"]["bias"] += 3.0
-    seen = views.render_pixels(params, camera, pose, pixel[None], nerf=nerf)
+    seen = jax.jit(functools.partial(views.render_pixels, nerf=nerf))(params, camera, pose, pixel[None])
     assert 0.5 < seen.opacity[0] <= 1
     # The same by hand.
-    origin, direction = ray(camera, pose, pixel)
-    start, along = ndc_ray(origin, direction, camera.focal, jnp.array([16.0, 12.0]))
-    depths = (jnp.arange(8) + 0.5) / 8
-    _, density = FIELD.apply({"params": params["coarse"]}, start[None] + depths[:, None] * along[None], direction)
-    thickness = np.asarray(jax.nn.relu(density)) * np.append(np.full(7, 1 / 8), 1e10) * np.linalg.norm(along)
+    origin, direction = jax.jit(ray)(camera, pose, pixel)
+    start, along = jax.jit(ndc_ray)(origin, direction, camera.focal, jnp.array([16.0, 12.0]))
+    depths = (np.arange(8, dtype=np.float32) + 0.5) / 8
+    places = start[None] + depths[:, None] * along[None]
+    _, density = jax.jit(FIELD.apply)({"params": params["coarse"]}, places, direction)
+    thickness = np.maximum(density, 0) * np.append(np.full(7, 1 / 8), 1e10) * np.linalg.norm(along)
     weights = np.exp(-np.append(0, np.cumsum(thickness)[:-1])) * (1 - np.exp(-thickness))
     first = depths[np.argmax(np.cumsum(weights) >= 0.5 * weights.sum())]
     # z' = −1 + 2t' for a near plane at 1, and z = 2 / (z' − 1): the depth is 1 / (1 − t').
@@ -190,19 +199,20 @@ def test_normalised_device_coordinates_are_asked_where_they_should_be():
 def test_the_mesh_of_a_field_is_where_its_density_passes_the_level():
     params = init(NERF)
     one = params["fine"]
-    density = lambda points: FIELD.apply({"params": one}, points, jnp.array([0.0, 0.0, 1.0]))[1]  # noqa: E731
+    ask = jax.jit(FIELD.apply)
+    density = lambda points: ask({"params": one}, points, jnp.array([0.0, 0.0, 1.0]))[1]  # noqa: E731
     inside = np.asarray(density(jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (500, 3)))))
     level = float(np.median(inside[inside > 0]))
     mesh = surface.extract_mesh(params, -np.ones(3), np.ones(3), nerf=NERF, resolution=40, density=level)
     assert len(mesh.vertices) > 100 and mesh.colors is not None
     found = np.asarray(density(jnp.asarray(mesh.vertices)))
     assert np.abs(found - level).max() < 0.1 * inside.std()
-    color, _ = FIELD.apply({"params": one}, jnp.asarray(mesh.vertices), -jnp.asarray(mesh.normals))
+    color, _ = ask({"params": one}, jnp.asarray(mesh.vertices), -jnp.asarray(mesh.normals))
     np.testing.assert_allclose(mesh.colors, jax.nn.sigmoid(color), atol=1e-5)
 
 
 @pytest.mark.parametrize("fine", [0, 8])
 def test_there_are_as_many_fields_as_levels(fine):
     nerf = NERF._replace(sampling=RaySampling(2.0, 6.0, 8, fine))
-    params = objectives.init_params(rng.root(0), nerf=nerf)
+    params = jax.eval_shape(lambda: objectives.init_params(rng.root(0), nerf=nerf))
     assert params.keys() == ({"coarse", "fine"} if fine else {"coarse"})

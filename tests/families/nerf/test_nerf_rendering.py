@@ -69,14 +69,16 @@ def test_a_view_is_that_of_the_pipeline_in_pytorch_from_rays_by_hand():
         coarse, fine = (part.numpy().reshape(5, 7, 3) for part in torch_nerf.render(nets, *rays, 16, 24, noise=False))
     assert min(coarse.std(), fine.std(), np.abs(coarse - fine).max()) > 0.05
 
-    view = views.render_view(params, camera, jnp.asarray(pose), 5, 7, nerf=nerf)
+    pose = jnp.asarray(pose)
+    view = jax.jit(lambda: views.render_view(params, camera, pose, 5, 7, nerf=nerf))()
     np.testing.assert_allclose(view.color, fine, atol=2e-4)
     np.testing.assert_allclose(view.coarse_color, coarse, atol=2e-4)
     some = jnp.array([[6.5, 0.5], [2.5, 4.5]])
-    pixels = views.render_pixels(params, camera, jnp.asarray(pose), some, nerf=nerf)
+    pixels = jax.jit(lambda: views.render_pixels(params, camera, pose, some, nerf=nerf))()
+    see = jax.jit(lambda pixel: objectives.see(params, None, camera, pose, pixel, jnp.ones(3), nerf=nerf))
     np.testing.assert_allclose(pixels.color, [fine[0, 6], fine[4, 2]], atol=2e-4)
     for i, (row, column) in enumerate([(0, 6), (4, 2)]):
-        first, second = objectives.see(params, None, camera, jnp.asarray(pose), some[i], jnp.ones(3), nerf=nerf)
+        first, second = see(some[i])
         assert second is not None
         np.testing.assert_allclose(first.color, coarse[row, column], atol=2e-4)
         np.testing.assert_allclose(second.color, fine[row, column], atol=2e-4)
@@ -90,20 +92,20 @@ def test_the_noise_of_densities_has_its_size():
     sampling = RaySampling(2.0, 6.0, 50, 0, density_noise=0.1, bounded=True)
     see = functools.partial(render_ray, coarse=constant(0.0), fine=None, sampling=sampling)
     keys = rng.per_example(rng.root(0), np.arange(400))
-    opacity = np.asarray(jax.vmap(lambda key: see(key, ORIGIN, DIRECTION)[0].opacity)(keys), np.float64)
+    opacity = np.asarray(jax.jit(jax.vmap(lambda key: see(key, ORIGIN, DIRECTION)[0].opacity))(keys), np.float64)
     # From the first sample, a half of a fiftieth in, to the end.
     expected = 0.1 / np.sqrt(2 * np.pi) * 4.0 * (1 - 0.5 / 50) * NORM
     thickness = -np.log(1 - opacity)
     assert abs(thickness.mean() - expected) < 4 * thickness.std() / np.sqrt(400) + 0.002
-    assert render_ray(None, ORIGIN, DIRECTION, coarse=constant(0.0), fine=None, sampling=sampling)[0].opacity == 0
+    assert jax.jit(lambda: see(None, ORIGIN, DIRECTION)[0].opacity)() == 0
 
 
 def test_a_bounded_ray_ends_at_the_far_depth():
     sampling = RaySampling(2.0, 6.0, 10, 0, bounded=True)
     see = functools.partial(render_ray, None, ORIGIN, DIRECTION, coarse=constant(0.05), fine=None)
-    ends = see(sampling=sampling)[0]
+    ends, endless = (jax.jit(lambda b=b: see(sampling=sampling._replace(bounded=b)))()[0] for b in (True, False))
     np.testing.assert_allclose(ends.opacity, 1 - np.exp(-0.05 * (6.0 - 2.2) * NORM), rtol=1e-5)
-    np.testing.assert_allclose(see(sampling=sampling._replace(bounded=False))[0].opacity, 1, rtol=1e-6)
+    np.testing.assert_allclose(endless.opacity, 1, rtol=1e-6)
 
 
 def test_fields_are_told_the_direction_of_view_of_length_one():
@@ -114,6 +116,7 @@ def test_fields_are_told_the_direction_of_view_of_length_one():
 
     sampling = RaySampling(2.0, 6.0, 4, 0)
     see = functools.partial(render_ray, None, ORIGIN, DIRECTION, coarse=field, fine=None, sampling=sampling)
+    see = jax.jit(see)
     np.testing.assert_allclose(see()[0].color, jax.nn.sigmoid(DIRECTION / NORM), rtol=1e-5)
     other = jnp.array([3.0, 0.0, 4.0])
     np.testing.assert_allclose(see(view=other)[0].color, jax.nn.sigmoid(other / 5.0), rtol=1e-5)
@@ -131,8 +134,8 @@ def test_in_device_coordinates_fields_are_told_the_direction_in_the_world():
     nerf = objectives.NeRF(field, RaySampling(0.0, 1.0, 4, 0), size=(16, 12))
     camera = Camera(jnp.array([14.0, 14.0]), jnp.array([8.0, 6.0]), jnp.zeros(4))
     params = {"coarse": {"w": jnp.zeros(1)}}
-    objectives.see(params, None, camera, jnp.eye(3, 4), jnp.array([1.0, 6.0]), jnp.ones(3), nerf=nerf)
-    (place, view), = seen  # fmt: skip
+    see = lambda: objectives.see(params, None, camera, jnp.eye(3, 4), jnp.array([1.0, 6.0]), jnp.ones(3), nerf=nerf)  # noqa: E731
+    (place, view), = jax.jit(lambda: (see(), seen)[1])()  # fmt: skip
     np.testing.assert_allclose(view, np.array([-0.5, 0, -1]) / np.sqrt(1.25), atol=1e-6)
     # On the near plane, z' = −1, and a quarter of the way at each sample: z' = −1 + 2 t'.
     np.testing.assert_allclose(place[:, 2], -1 + 2 * (np.arange(4) + 0.5) / 4, atol=1e-6)
@@ -141,7 +144,7 @@ def test_in_device_coordinates_fields_are_told_the_direction_in_the_world():
 
 def test_with_ends_each_sample_stays_between_its_neighbours_middles():
     keys = rng.per_example(rng.root(1), np.arange(300))
-    depths = np.asarray(jax.vmap(lambda key: stratified_depths(key, 2.0, 6.0, 9, with_ends=True))(keys))
+    depths = np.asarray(jax.jit(jax.vmap(lambda key: stratified_depths(key, 2.0, 6.0, 9, with_ends=True)))(keys))
     points = np.linspace(2, 6, 9)
     edges = np.concatenate([[2.0], 0.5 * (points[1:] + points[:-1]), [6.0]])
     assert np.all((depths >= edges[:-1] - 1e-6) & (depths <= edges[1:] + 1e-6))
@@ -157,9 +160,10 @@ def test_places_are_encoded_in_all_their_digits(dtype):
     random = np.random.default_rng(0)
     position = jnp.asarray(random.uniform(-1, 1, (200, 3)), jnp.float32)
     direction = jnp.asarray(random.normal(size=(200, 3)), jnp.float32)
-    params = field.init(rng.root(0), position, direction)["params"]
-    exact = field.apply({"params": params}, position, direction)
-    found = models.ask_field(jax.tree.map(lambda leaf: leaf.astype(dtype), params), position, direction, field=field)
+    params = jax.jit(field.init)(rng.root(0), position, direction)["params"]
+    exact = jax.jit(field.apply)({"params": params}, position, direction)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    found = jax.jit(functools.partial(models.ask_field, field=field))(rounded, position, direction)
     for one, other in zip(found, exact, strict=True):
         assert one.dtype == jnp.float32
         tolerance = 1e-6 if dtype == jnp.float32 else 0.03

@@ -96,9 +96,8 @@ def test_spectrum_reaches_probabilistic_pca(latent_dim: int, nats: float, kl: fl
 def test_spectrum_active_units():
     """Var_x(E[z_j|x]) = 1 − σ² / λ_j for the four largest λ, each code of its own direction."""
     params, _, _ = _trained_on_spectrum(4)
-    mean, log_var = _linear(4, (1, 1, 8), variance="scalar").apply(
-        {"params": params}, _spectrum_data(), method="encode"
-    )
+    model = _linear(4, (1, 1, 8), variance="scalar")
+    mean, log_var = jax.jit(lambda p: model.apply({"params": p}, _spectrum_data(), method="encode"))(params)
     covariance = np.cov(np.asarray(mean, np.float64).T, bias=True)
     expected = 1 - 0.1171875 / _SPECTRUM[:4]
     np.testing.assert_allclose(np.sort(np.diag(covariance))[::-1], expected, atol=5e-3)
@@ -127,7 +126,7 @@ def test_fixed_variance_is_reverse_water_filling():
     np.testing.assert_allclose(distortion, distortions, atol=0.01)
     np.testing.assert_allclose(loss, distortion / 0.5 + betas * kl + 4 * np.log(2 * np.pi * 0.25), rtol=1e-5)
     # As many codes are used as eigenvalues stand out of the water.
-    means = jax.vmap(lambda p: model.apply({"params": p}, x, method="encode")[0])(params)
+    means = jax.jit(jax.vmap(lambda p: model.apply({"params": p}, x, method="encode")[0]))(params)
     active = (np.asarray(means).var(axis=1) > 0.05).sum(axis=1)
     np.testing.assert_array_equal(active, [5, 4, 3, 2, 1])
 
@@ -164,7 +163,9 @@ def test_digits_reach_probabilistic_pca():
     num_steps = 4000
     tx = optax.adam(optax.cosine_decay_schedule(0.01, num_steps))
     state = init_state(jax.jit(model.init)(rng.root(0), data[:1])["params"], tx, rng.root(1))
-    step = jax.jit(make_train_step(loss, tx, steps_per_call=1000))
+    # Runs for longer than it is compiled.
+    options = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
+    step = jax.jit(make_train_step(loss, tx, steps_per_call=1000), compiler_options=options)
     rows = np.random.default_rng(0).integers(0, len(images), (num_steps, 200)).astype(np.uint32)
     for part in np.split(rows, num_steps // 1000):
         state, _ = step(state, {"row": part})
