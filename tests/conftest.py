@@ -24,6 +24,10 @@ _FLAGS = {
 for flag, value in _FLAGS.items():
     if flag not in os.environ.get("XLA_FLAGS", "") and runtime.flag_is_known(flag):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}".strip()
+# Two workers and the processes that they start share the cores: threads of BLAS that wait for each other take twice the
+# time of one. What has loaded NumPy already, as this process has, keeps its own.
+for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")
 # The runs that tests start by the command line have the level above, for they train; what is computed in this process
 # is compiled for longer than it runs, and does without any.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
