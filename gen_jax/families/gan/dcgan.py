@@ -7,6 +7,8 @@ Figure 1 has 5 × 5, which `kernel_size` gives.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ from gen_jax.nn.strided_conv import StridedConv
 _INIT = nn.initializers.normal(0.02)
 
 
-def _scale_init(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+def _scale_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """N(1, 0.02²), where the authors' code starts the gains of batch norm."""
     return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
 
