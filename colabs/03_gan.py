@@ -293,7 +293,7 @@ plt.show()
 #
 # Eight Gaussians on a ring, and two games of a few seconds with the same networks, optimiser and batches. `minimax` is
 # that of the first paper without help; `r1` has the non-saturating loss and a penalty on $D$'s slope at real examples
-# (R₁, Mescheder et al., 2018). The modes are wider than the experiment's own, and the learning rate is five times as
+# (R₁, Mescheder et al., 2018). The modes are wider than the experiment's own, and the learning rate is three times as
 # high, so that a few hundred rounds show the difference. On a terminal: `python -m experiments.gan_ring`.
 
 # %%
@@ -302,7 +302,7 @@ for game, loss, penalty in (("minimax", "minimax", "none"), ("r1", "non_saturati
     config = gan_ring.get_config().lock()
     config.objective.loss, config.objective.penalty, config.objective.penalty_weight = loss, penalty, 1.0
     config.data.std = 0.1
-    config.optim.learning_rate, config.optim.schedule = 5e-3, "constant"
+    config.optim.learning_rate, config.optim.schedule = 3e-3, "constant"
     config.train.batch_size = 128
     config.train.duration = "800 steps"
     config.train.eval_every = config.train.checkpoint_every = "200 steps"
@@ -371,6 +371,6 @@ plt.show()
 # - **Points in the plane are easy.** One can count the modes of a ring. For images there are only estimates; see
 #   `gen_jax.eval` and the README's tables of `experiments.dcgan` and `experiments.wgan_gp`, whose runs take minutes.
 # - **Two runs are one seed each.** That one game covers the ring here and the other does not is what these settings do,
-#   not a law about their losses: at a fifth of the learning rate the first one covers it as well.
+#   not a law about their losses: at a third of the learning rate the first one covers it as well.
 # - Not shown: hinge and least-squares losses, spectral normalisation, clipped weights, label smoothing and
 #   conditional networks. They are in `gen_jax.families.gan` and are used the same way.
