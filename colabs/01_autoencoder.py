@@ -108,7 +108,7 @@ show({"image": images[:12], "linear": linear_images[:12], "PCA": pca.reconstruct
 # numbers, beside the first two principal components; colours are classes.
 
 # %%
-deep_run = trained(autoencoder, "two_d", "6 epochs", model__hidden=(256, 64), optim__learning_rate=3e-3)
+deep_run = trained(autoencoder, "two_d", "4 epochs", model__hidden=(128, 32), optim__learning_rate=5e-3)
 deep = autoencoder.build_model(deep_run.config, images.shape[1:])
 plane = pca.fit_pca(train_images, 2)
 deep_images = np.asarray(sampling.reconstruct(deep_run.state.eval_params, images, model=deep))
@@ -143,7 +143,7 @@ show({"x": images[:12], "x̃": np.clip(noisy, 0, 1)}, f"{kind}, {level:g}")
 
 # %%
 denoising_run = trained(
-    denoising_autoencoder, "default", "6 epochs", model__hidden=(), model__latent_dim=500, optim__learning_rate=3e-3
+    denoising_autoencoder, "default", "4 epochs", model__hidden=(), model__latent_dim=400, optim__learning_rate=5e-3
 )
 denoiser = denoising_autoencoder.build_model(denoising_run.config, images.shape[1:])
 params = denoising_run.state.eval_params
@@ -211,7 +211,7 @@ plt.show()
 contractive_run = trained(
     contractive_autoencoder,
     "default",
-    "4 epochs",
+    "3 epochs",
     model__latent_dim=200,
     objective__weight=1.0,
     optim__learning_rate=4e-3,
@@ -261,9 +261,9 @@ plt.show()
 sparse_run = trained(
     sparse_autoencoder,
     "default",
-    "6 epochs",
+    "4 epochs",
     model__latent_dim=400,
-    objective__anneal="3 epochs",
+    objective__anneal="2 epochs",
     objective__k_start=100,
 )
 sparse = sparse_autoencoder.build_model(sparse_run.config, images.shape[1:])

@@ -304,7 +304,7 @@ for game, loss, penalty in (("minimax", "minimax", "none"), ("r1", "non_saturati
     config.data.std = 0.1
     config.optim.learning_rate, config.optim.schedule = 3e-3, "constant"
     config.train.batch_size = 128
-    config.train.duration = "800 steps"
+    config.train.duration = "600 steps"
     config.train.eval_every = config.train.checkpoint_every = "200 steps"
     results = loop.train(gan_ring.build(config), config, folder / game).results
     print(f"{game}: {results['modes_covered']:.0f} of 8 modes, the game's value on test points {results['value']:.3f}")
@@ -341,7 +341,7 @@ plt.show()
 # fallen behind, so that the value does not say which of the runs has the modes.
 
 # %%
-steps = (0, 200, 400, 800)
+steps = (0, 200, 400, 600)
 figure, axes = plt.subplots(2, 4, figsize=(14, 6.6))
 for row, name in zip(axes, ("minimax", "r1"), strict=True):
     for axis, step in zip(row, steps, strict=True):

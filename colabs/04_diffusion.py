@@ -343,9 +343,9 @@ plt.show()
 config = ddpm_toy.get_config().lock()
 config.data.std = 0.1
 config.data.num_test = 1000
-config.sampler.name, config.sampler.num_steps = "ddim", 20
+config.sampler.name, config.sampler.num_steps = "ddim", 12
 config.train.batch_size = 256
-config.train.duration = config.train.eval_every = config.train.checkpoint_every = "1500 steps"
+config.train.duration = config.train.eval_every = config.train.checkpoint_every = "1200 steps"
 folder = pathlib.Path(tempfile.mkdtemp())
 outcome = loop.train(ddpm_toy.build(config), config, folder)
 for name in ("l_simple", "best_l_simple", "above_best_percent", "modes_covered", "high_quality"):

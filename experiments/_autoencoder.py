@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from experiments import _images
 from gen_jax import config as config_lib
 from gen_jax import rng
 from gen_jax.contracts import Key, Params, Source
+from gen_jax.eval import pca as pca_lib
 from gen_jax.families.autoencoder import objectives, sampling
 from gen_jax.train.state import TrainState, init_state
 
@@ -107,6 +109,20 @@ def load_sets(train_source: Source, test_source: Source) -> Sets:
     """
     (train, train_labels), (test, test_labels) = (_images.whole_set(source) for source in (train_source, test_source))
     return Sets(train / np.float32(255), train_labels, test / np.float32(255), test_labels)
+
+
+def judged_on(train_source: Source, test_source: Source) -> tuple[Callable[[], Sets], Callable[[int], pca_lib.Pca]]:
+    """What a run is judged on and drawn beside at its end, each made when it is first asked for and then kept.
+
+    Args:
+      train_source: of the training images.
+      test_source: of the test images.
+
+    Returns:
+      A function that gives the data, and one that gives the training images' principal components of a rank.
+    """
+    sets = functools.cache(functools.partial(load_sets, train_source, test_source))
+    return sets, functools.cache(lambda rank: pca_lib.fit_pca(sets().train, rank))
 
 
 def codes_of(params: Params, data: Sets, *, model: nn.Module, k: int | None = None) -> list[np.ndarray]:

@@ -158,10 +158,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         moments = objectives.code_moments(model.latent_dim)
         return init_state(params, options["tx"], key, model_state=moments, ema=options["ema"] is not None)
 
-    judged: dict[str, Any] = {
-        "model": model,
-        "sets": functools.partial(_autoencoder.load_sets, train_source, test_source),
-    }
+    sets, principal = _autoencoder.judged_on(train_source, test_source)
+    judged: dict[str, Any] = {"model": model, "sets": sets, "principal": principal}
     return Experiment(
         train_source=train_source,
         test_source=test_source,
@@ -199,44 +197,56 @@ def build_model(config: ConfigDict, image_shape: tuple[int, ...]) -> nn.Module:
 
 
 def assess(
-    state: TrainState, *, model: nn.Module, sets: Callable[[], _autoencoder.Sets], probe_examples: int
+    state: TrainState,
+    *,
+    model: nn.Module,
+    sets: Callable[[], _autoencoder.Sets],
+    principal: Callable[[int], pca_lib.Pca],
+    probe_examples: int,
 ) -> dict[str, float]:
     """What the code is worth: its error beside that of as many principal components, and linear probes of both.
 
     Args:
       state: of the run.
       model: the autoencoder.
-      sets: loads the data.
+      sets: gives the data.
+      principal: gives the principal components of a rank.
       probe_examples: how many training images the probes see at most; 0 for no probe.
 
     Returns:
       `pca_squared_error` and the probes' errors.
     """
     data = sets()
-    principal = pca_lib.fit_pca(data.train, min(model.latent_dim, data.train[0].size, len(data.train)))
+    linear = principal(min(model.latent_dim, data.train[0].size, len(data.train)))
     representations = {
         "code": _autoencoder.codes_of(state.eval_params, data, model=model),
-        "pca": [pca_lib.encode(principal, x) for x in data.images],
+        "pca": [pca_lib.encode(linear, x) for x in data.images],
         "pixels": list(data.images),
     }
-    error = float(np.mean(pca_lib.reconstruction_error(principal, data.test)))
+    error = float(np.mean(pca_lib.reconstruction_error(linear, data.test)))
     return {"pca_squared_error": error} | probe_errors(representations, data.labels, probe_examples)
 
 
-def draw(state: TrainState, *, model: nn.Module, sets: Callable[[], _autoencoder.Sets]) -> dict[str, Picture]:
+def draw(
+    state: TrainState,
+    *,
+    model: nn.Module,
+    sets: Callable[[], _autoencoder.Sets],
+    principal: Callable[[int], pca_lib.Pca],
+) -> dict[str, Picture]:
     """Reconstructions beside those of principal components, the first layer's filters, and the codes in the plane.
 
     Args:
       state: of the run.
       model: the autoencoder.
-      sets: loads the data.
+      sets: gives the data.
+      principal: gives the principal components of a rank.
 
     Returns:
       `reconstructions`, `codes`, and for a fully connected network `filters`.
     """
     data, params, size = sets(), state.eval_params, model.latent_dim
     rank = min(size, data.train[0].size, len(data.train))
-    principal = pca_lib.fit_pca(data.train, max(2, rank))
     shown = data.test[data.shown_rows]
     codes, test_codes = _autoencoder.codes_of(params, data, model=model)
     plane = test_codes if size == 2 else pca_lib.encode(pca_lib.fit_pca(codes, min(2, size)), test_codes)
@@ -247,14 +257,14 @@ def draw(state: TrainState, *, model: nn.Module, sets: Callable[[], _autoencoder
             {
                 "image": shown,
                 "autoencoder": np.asarray(jax.jit(functools.partial(sampling.reconstruct, model=model))(params, shown)),
-                f"PCA, {rank}": pca_lib.reconstruct(pca_lib.fit_pca(data.train, rank), shown),
+                f"PCA, {rank}": pca_lib.reconstruct(principal(rank), shown),
             },
         ),
         "codes": pictures.codes_beside(
             "The code" if size == 2 else f"The code's {size} numbers, their first two principal components",
             "The pixels' first two principal components",
             plane,
-            pca_lib.encode(principal, data.test)[:, :2],
+            pca_lib.encode(principal(max(2, rank)), data.test)[:, :2],
             data.test_labels,
         ),
     }

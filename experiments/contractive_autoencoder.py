@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -138,10 +137,7 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         return walk(step_size=config.eval.sample_step_size, num_steps=config.eval.sample_steps)
 
     values = functools.partial(evaluation.reconstruction_values, model=model, contraction=True)
-    judged: dict[str, Any] = {
-        "model": model,
-        "sets": functools.partial(_autoencoder.load_sets, train_source, test_source),
-    }
+    sets, principal = _autoencoder.judged_on(train_source, test_source)
     return Experiment(
         train_source=train_source,
         test_source=test_source,
@@ -155,9 +151,11 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_step=make_train_step(objective, **options, whole_batch=True),
         eval_step=make_eval_step(evaluation.beside_plain_values(values, values)),
         report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
-        assess=functools.partial(assess, **judged, probe_examples=config.eval.probe_examples),
+        assess=functools.partial(assess, model=model, sets=sets, probe_examples=config.eval.probe_examples),
         sample=sample,
-        pictures=functools.partial(draw, **judged, spectrum_examples=config.eval.spectrum_examples),
+        pictures=functools.partial(
+            draw, model=model, sets=sets, principal=principal, spectrum_examples=config.eval.spectrum_examples
+        ),
         headline=("contraction", "plain_contraction", "contractive_probe_error_percent", "plain_probe_error_percent"),
         steps_per_call=config.train.steps_per_call,
     )
@@ -171,7 +169,7 @@ def assess(
     Args:
       state: of the run.
       model: of the autoencoder and of its twin.
-      sets: loads the data.
+      sets: gives the data.
       probe_examples: how many training images the probes see at most; 0 for no probe.
 
     Returns:
@@ -187,14 +185,20 @@ def assess(
 
 
 def draw(
-    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], _autoencoder.Sets], spectrum_examples: int
+    state: TrainState,
+    *,
+    model: models.MLPAutoencoder,
+    sets: Callable[[], _autoencoder.Sets],
+    principal: Callable[[int], pca_lib.Pca],
+    spectrum_examples: int,
 ) -> dict[str, Picture]:
     """Reconstructions, filters and the Jacobian's spectrum, each beside the plain twin's.
 
     Args:
       state: of the run.
       model: of the autoencoder and of its twin.
-      sets: loads the data.
+      sets: gives the data.
+      principal: gives the principal components of a rank.
       spectrum_examples: over how many test images the spectrum is averaged.
 
     Returns:
@@ -209,8 +213,7 @@ def draw(
         "plain": np.asarray(reconstruct(params["plain"], shown)),
     }
     if model.latent_dim < min(data.train[0].size, len(data.train)):  # As many components as pixels are the pixels.
-        principal = pca_lib.fit_pca(data.train, model.latent_dim)
-        rows[f"PCA, {model.latent_dim}"] = pca_lib.reconstruct(principal, shown)
+        rows[f"PCA, {model.latent_dim}"] = pca_lib.reconstruct(principal(model.latent_dim), shown)
     names = {"model": "contractive", "plain": "plain"}
     spectra = {
         name: evaluation.jacobian_spectrum(params[which], data.test[:spectrum_examples], model=model)

@@ -151,8 +151,9 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         reconstruct = functools.partial(sampling.reconstruct, state.eval_params, model=model)
         return sampling.denoising_chain(reconstruct, keys, shape, **noise, num_steps=config.eval.sample_steps)
 
-    sets = functools.partial(_autoencoder.load_sets, train_source, test_source)
-    judged: dict[str, Any] = {"model": model, "sets": sets, "noise": noise}
+    sets, _ = _autoencoder.judged_on(train_source, test_source)
+    linear = functools.cache(lambda: best_linear(sets().train, noise))
+    judged: dict[str, Any] = {"model": model, "sets": sets, "linear": linear, "noise": noise}
     return Experiment(
         train_source=train_source,
         test_source=test_source,
@@ -182,6 +183,7 @@ def assess(
     *,
     model: models.MLPAutoencoder,
     sets: Callable[[], _autoencoder.Sets],
+    linear: Callable[[], pca_lib.LinearDenoiser],
     noise: dict[str, Any],
     probe_examples: int,
 ) -> dict[str, float]:
@@ -190,7 +192,8 @@ def assess(
     Args:
       state: of the run.
       model: the autoencoder.
-      sets: loads the data.
+      sets: gives the data.
+      linear: gives the best linear denoiser of the training images.
       noise: the `corruption` and its `level`.
       probe_examples: how many training images the probes see at most; 0 for no probe.
 
@@ -200,7 +203,7 @@ def assess(
     data = sets()
     index = jnp.arange(len(data.test))
     noisy = evaluation.corrupted_like_the_test_set(state.key, jnp.asarray(data.test), index, **noise)
-    denoised = pca_lib.denoise(best_linear(data.train, noise), np.asarray(noisy))
+    denoised = pca_lib.denoise(linear(), np.asarray(noisy))
     errors = np.sum((denoised - data.test) ** 2, axis=(1, 2, 3))
     codes = _autoencoder.codes_of(state.eval_params, data, model=model)
     representations = {"code": codes, "pixels": list(data.images)}
@@ -219,6 +222,7 @@ def draw(
     *,
     model: models.MLPAutoencoder,
     sets: Callable[[], _autoencoder.Sets],
+    linear: Callable[[], pca_lib.LinearDenoiser],
     noise: dict[str, Any],
     inpaint_steps: int,
 ) -> dict[str, Picture]:
@@ -227,7 +231,8 @@ def draw(
     Args:
       state: of the run.
       model: the autoencoder.
-      sets: loads the data.
+      sets: gives the data.
+      linear: gives the best linear denoiser of the training images.
       noise: the `corruption` and its `level`.
       inpaint_steps: reconstructions by which a hole is filled.
 
@@ -248,7 +253,7 @@ def draw(
         "image": shown,
         "corrupted": noisy,
         "denoised": np.asarray(reconstruct(noisy)),
-        "linear": pca_lib.denoise(best_linear(data.train, noise), noisy),
+        "linear": pca_lib.denoise(linear(), noisy),
     }
     filled_in = {"image": shown, "hole": shown * mask, "filled in": np.asarray(filled)}
     kernel = np.asarray(params["encoder_0"]["kernel"])

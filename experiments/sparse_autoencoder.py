@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -175,7 +176,8 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         return jnp.clip(sampling.reconstruct(state.eval_params["model"], noise, model=model, k=k), 0.0, 1.0)
 
     values = functools.partial(evaluation.reconstruction_values, model=model)
-    sets = functools.partial(_autoencoder.load_sets, train_source, test_source)
+    sets, principal = _autoencoder.judged_on(train_source, test_source)
+    judged: dict[str, Any] = {"model": model, "sets": sets, "principal": principal, "k": k}
     return Experiment(
         train_source=train_source,
         test_source=test_source,
@@ -189,9 +191,9 @@ def build(config: ConfigDict, sources: tuple[Source, Source] | None = None) -> E
         train_step=make_train_step(objective, **options, whole_batch=True),
         eval_step=make_eval_step(evaluation.beside_plain_values(functools.partial(values, k=k), values)),
         report=functools.partial(evaluation.report, num_dims=int(np.prod(shape))),
-        assess=functools.partial(assess, model=model, sets=sets, k=k, probe_examples=config.eval.probe_examples),
+        assess=functools.partial(assess, **judged, probe_examples=config.eval.probe_examples),
         sample=sample,
-        pictures=functools.partial(draw, model=model, sets=sets, k=k),
+        pictures=functools.partial(draw, **judged),
         headline=("squared_error", "sparse_probe_error_percent", "plain_probe_error_percent", "dead_units"),
         steps_per_call=config.train.steps_per_call,
     )
@@ -215,6 +217,7 @@ def assess(
     *,
     model: models.MLPAutoencoder,
     sets: Callable[[], _autoencoder.Sets],
+    principal: Callable[[int], pca_lib.Pca],
     k: int | None,
     probe_examples: int,
 ) -> dict[str, float]:
@@ -223,7 +226,8 @@ def assess(
     Args:
       state: of the run.
       model: of the autoencoder and of its twin.
-      sets: loads the data.
+      sets: gives the data.
+      principal: gives the principal components of a rank.
       k: how many units are on; None for all.
       probe_examples: how many training images the probes see at most; 0 for no probe.
 
@@ -246,22 +250,27 @@ def assess(
         "hoyer_sparseness": found.hoyer,
     }
     if k is not None and k < min(data.train[0].size, len(data.train)):
-        principal = pca_lib.fit_pca(data.train, k)
-        numbers["pca_squared_error"] = float(np.mean(pca_lib.reconstruction_error(principal, data.test)))
+        numbers["pca_squared_error"] = float(np.mean(pca_lib.reconstruction_error(principal(k), data.test)))
     # Of codes that are all 0, or have one number, the sparseness is not defined.
     numbers = {name: number for name, number in numbers.items() if np.isfinite(number)}
     return numbers | probe_errors(representations, data.labels, probe_examples)
 
 
 def draw(
-    state: TrainState, *, model: models.MLPAutoencoder, sets: Callable[[], _autoencoder.Sets], k: int | None
+    state: TrainState,
+    *,
+    model: models.MLPAutoencoder,
+    sets: Callable[[], _autoencoder.Sets],
+    principal: Callable[[int], pca_lib.Pca],
+    k: int | None,
 ) -> dict[str, Picture]:
     """Reconstructions beside those of principal components, and the filters beside the plain twin's.
 
     Args:
       state: of the run.
       model: of the autoencoder and of its twin.
-      sets: loads the data.
+      sets: gives the data.
+      principal: gives the principal components of a rank.
       k: how many units are on; None for all.
 
     Returns:
@@ -275,7 +284,7 @@ def draw(
         "sparse": np.asarray(reconstruct(params["model"], shown)),
     }
     if k is not None and k < min(data.train[0].size, len(data.train)):
-        rows[f"PCA, {k}"] = pca_lib.reconstruct(pca_lib.fit_pca(data.train, k), shown)
+        rows[f"PCA, {k}"] = pca_lib.reconstruct(principal(k), shown)
 
     def filters(which: str, title: str) -> Picture:
         return pictures.filters(title, np.asarray(params[which]["encoder_0"]["kernel"]), model.image_shape)

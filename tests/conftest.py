@@ -42,6 +42,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: what is long is not left for the end, and one worker keeps the runs that several tests read."""
+    items.sort(key=lambda item: item.path.parent.name != "spine")
+
+
 @pytest.fixture(autouse=True)
 def _drop_programs():
     """Drops compiled programs when they are many: Linux allows 65,530 pieces of memory, a U-Net's step takes 1,200."""

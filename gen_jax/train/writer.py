@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from gen_jax.contracts import Film, Picture, Still, UserError
 from gen_jax.files import BROKEN_IMAGE, replace_bytes, replace_text
 from gen_jax.train import film
-from gen_jax.train.drawing import draw
+from gen_jax.train.drawing import draw, spread, strip
 
 _FPS = 8.0  # Of the film of a training.
 _HOLD = 2.0  # Seconds for which its last frame is shown.
@@ -114,10 +114,13 @@ class Writer:
             return []
         paths = []
         for name, picture in pictures.items():
-            paths += self._picture(step, name, draw(picture), picture.title)
             if isinstance(picture, Film):
-                frames = film.same_size([draw(frame) for frame in picture.frames])
-                paths += self._video(name, frames, picture.fps)
+                frames = [draw(frame) for frame in picture.frames]
+                image = strip([frames[i] for i in spread(len(frames))])
+                paths += self._picture(step, name, image, picture.title)
+                paths += self._video(name, film.same_size(frames), picture.fps)
+            else:
+                paths += self._picture(step, name, draw(picture), picture.title)
         return paths
 
     def frame(self, step: int, picture: Still) -> None:

@@ -186,7 +186,7 @@ def test_the_module_has_what_the_command_line_calls(name):
     module.validate(config_of(name))
 
 
-@each_but_slow(U_NETS | ALIKE)
+@each_but_slow(U_NETS | ALIKE | {"autoencoder", "classifier"})
 @pytest.mark.parametrize(("backend", "devices"), [("jit", 8), ("pmap", 8), slow_if(True, "pmap", 2)])
 def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, devices):
     start = start_of(name, "sgd")
@@ -199,7 +199,7 @@ def test_every_layout_of_devices_gives_the_same_two_sgd_steps(name, backend, dev
 
 
 # Op by op each shape is compiled by itself, a minute's work for a U-Net: some stand for the others in the quick tests.
-@each_but_slow(U_NETS | ALIKE | {"autoencoder", "classifier", "tiny_nerf"})
+@each_but_slow(U_NETS | ALIKE | {"autoencoder", "classifier", "ddpm_toy", "gan_ring", "tiny_nerf"})
 def test_without_jit_the_step_does_the_same(name):
     experiment = experiment_of(name, "sgd")
     compiled, _ = train_calls(name, "sgd", "jit", 1, calls=1)
@@ -215,7 +215,7 @@ def is_game(experiment) -> bool:
     return isinstance(state.opt_state, dict) and state.opt_state.keys() == state.params.keys()
 
 
-@each_but_slow(U_NETS | ALIKE)
+@each_but_slow(U_NETS | ALIKE | {"autoencoder", "classifier"})
 def test_the_loss_falls_on_one_repeated_batch(name):
     experiment = experiment_of(name)
     step, layout, traces = step_of(name, "adam", "jit", 1)
@@ -243,7 +243,7 @@ def test_the_loss_falls_on_one_repeated_batch(name):
         )
 
 
-@each_but_slow(U_NETS | ALIKE)
+@each_but_slow(U_NETS | ALIKE | {"autoencoder", "classifier"})
 def test_evaluation_counts_every_example_once_on_any_number_of_devices(name):
     experiment = experiment_of(name)
     state = start_of(name)

@@ -53,8 +53,6 @@ def final_arrays(workdir, experiment):
 # The quick tests: images and one player, points and two, and rays.
 QUICK = {
     ("vae", 8, 8),
-    ("vae", 8, 1),
-    ("gan_ring", 8, 8),
     ("gan_ring", 1, 8),
     ("tiny_nerf", 1, 8),
 }

@@ -15,8 +15,7 @@ def main(process_id: int, count: int, port: int, folder: pathlib.Path, stop_at: 
     from gen_jax import run, runtime
 
     runtime.configure()
-    if count > 1:
-        runtime.initialize_distributed(f"localhost:{port}", count, process_id)
+    runtime.initialize_distributed(f"localhost:{port}", count, process_id)
     from gen_jax.train import loop
 
     module = run.find_experiment("vae")

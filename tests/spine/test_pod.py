@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from gen_jax import run
+from gen_jax.train import loop
 
 WORKER = pathlib.Path(__file__).with_name("pod_worker.py")
 NEVER = -1
@@ -52,7 +53,9 @@ def numbers(folder, name):
 
 
 def test_two_processes_train_stop_save_restore_and_give_the_losses_of_one(tmp_path):
-    finish([start(0, 1, 0, tmp_path)])
+    module = run.find_experiment("vae")
+    config = module.get_config("tiny")
+    loop.train(module.build(config), config, tmp_path / "run-1", say=lambda line: None, show_progress=False)
     port = free_port()
     # Only process 1 is told to stop, as when a scheduler takes one host away; both must save the same step.
     stopped = finish([start(0, 2, port, tmp_path), start(1, 2, port, tmp_path, stop_at=14)])
@@ -61,7 +64,7 @@ def test_two_processes_train_stop_save_restore_and_give_the_losses_of_one(tmp_pa
     resumed = finish([start(i, 2, port, tmp_path) for i in range(2)])
     assert all("step 40, finished True" in output for output in resumed), resumed
 
-    one = numbers(tmp_path, "numbers-0-of-1.jsonl")
+    one = numbers(tmp_path, "run-1/metrics.jsonl")
     for name in ("numbers-0-of-2.jsonl", "numbers-1-of-2.jsonl"):
         both = numbers(tmp_path, name)
         assert [(r["step"], r["split"]) for r in both] == [(r["step"], r["split"]) for r in one]

@@ -55,7 +55,7 @@ def start(workdir, *arguments):
     )
 
 
-STEPS = 160
+STEPS = 80
 LONG = (f"--config.train.duration={STEPS} steps", "--config.train.checkpoint_every=4 steps")
 
 

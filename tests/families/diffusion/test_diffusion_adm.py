@@ -262,6 +262,7 @@ def _count(parameters: Any) -> int:
     return sum(math.prod(p.shape) for p in parameters)
 
 
+@pytest.mark.slow
 def test_published_numbers_of_parameters():
     """The ImageNet-64 model has the copy's 295.9 million, of which the paper writes 296, and a null label's row more.
 
@@ -363,6 +364,7 @@ def test_the_papers_widths_are_normalised_in_thirty_two_groups():
     assert {num_groups_of(width) for width in widths} == {32}
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     """The same parameters, outputs and gradients, with dropout."""
     sizes: dict[str, Any] = SMALL | {"channel_mult": (1,), "num_blocks": 0}  # Dropout takes long to compile.

@@ -198,7 +198,7 @@ def _limit(bits: list[float]) -> float:
     return float(values[0])
 
 
-@pytest.mark.parametrize("law", ["uniform", "five", "one"])
+@pytest.mark.parametrize("law", ["five", *(pytest.param(law, marks=pytest.mark.slow) for law in ("uniform", "one"))])
 def test_bits_of_a_categorical_law(law: str):
     """Pitfall 8: bits/dim ≥ the entropy in base 2, and the excess vanishes with more steps."""
     levels, p = {

@@ -251,7 +251,7 @@ def _means(params: Any, state: Any, point: Array, *, steps: str) -> Array:
         ("uniform", 4.0, 0.395407),
         ("antithetic", 1.0, 0.275513),
         ("stratified", 1.0, 0.275513),
-        ("importance", 1.0, 0.275513),
+        pytest.param("importance", 1.0, 0.275513, marks=pytest.mark.slow),
     ],
 )
 def test_the_best_network_has_the_best_loss(steps: str, variance: float, best: float):

@@ -207,7 +207,7 @@ def test_generators_at_rest_treat_examples_alone(nets: Nets, kind: str):
 # Devices.
 
 
-@pytest.mark.parametrize("kind", ["dcgan_d", "resnet_g", "mlp_g"])
+@pytest.mark.parametrize("kind", ["dcgan_d", pytest.param("resnet_g", marks=pytest.mark.slow), "mlp_g"])
 def test_eight_devices_are_one(nets: Nets, kind: str):
     """With `axis_name`, outputs, averaged gradients and statistics of eight parts are those of the whole batch."""
     shape = (28, 28, 1)

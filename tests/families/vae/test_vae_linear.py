@@ -131,6 +131,7 @@ def test_fixed_variance_is_reverse_water_filling():
     np.testing.assert_array_equal(active, [5, 4, 3, 2, 1])
 
 
+@pytest.mark.slow
 def test_digits_reach_probabilistic_pca():
     """Ten codes for 8x8 digits, trained on samples by the train step, reach 17.4519 nats with a KL of 12.7961.
 
