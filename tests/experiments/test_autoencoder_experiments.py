@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from drawn_states import start
 
 from experiments import (
     _autoencoder,
@@ -35,18 +36,6 @@ def build(module, sources=None, **changes):
     config.train.batch_size = 8
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return module.build(config, sources or (source(), source(seed=1)))
-
-
-def start(experiment):
-    """A state before the first step whose weights NumPy draws: to compile `init` takes longer than what is tested."""
-    shapes = jax.eval_shape(experiment.init, rng.root(0))
-    random = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: random.normal(0, 0.2, a.shape).astype(a.dtype), shapes.params)
-    rest = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), (shapes.model_state, shapes.opt_state))
-    ema_params = None if shapes.ema_params is None else params
-    return shapes.replace(
-        step=np.int32(0), params=params, ema_params=ema_params, model_state=rest[0], opt_state=rest[1], key=rng.root(0)
-    )
 
 
 @pytest.mark.parametrize(

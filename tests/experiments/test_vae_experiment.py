@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn_states import start
 
 from experiments import vae
 from gen_jax import rng
@@ -33,18 +34,6 @@ def build(shape=(8, 8, 1), count=40, **changes):
     config.update_from_flattened_dict(changes)
     images = source(random_images(count, shape))
     return vae.build(config, (images, images)), config
-
-
-def start(experiment):
-    """A state before the first step whose weights NumPy draws: to compile `init` takes longer than what is tested."""
-    shapes = jax.eval_shape(experiment.init, rng.root(0))
-    random = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: random.normal(0, 0.2, a.shape).astype(a.dtype), shapes.params)
-    rest = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), (shapes.model_state, shapes.opt_state))
-    ema_params = None if shapes.ema_params is None else params
-    return shapes.replace(
-        step=np.int32(0), params=params, ema_params=ema_params, model_state=rest[0], opt_state=rest[1], key=rng.root(0)
-    )
 
 
 def means_of(experiment, state, step=None):
